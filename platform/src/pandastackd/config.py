@@ -1,0 +1,67 @@
+"""Settings of the platform: defaults, overridden by ``PANDASTACK_*`` environment variables, then by command-line
+flags.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set. Every field has a default that works on one machine with no configuration."""
+
+    model_config = SettingsConfigDict(env_prefix="PANDASTACK_", extra="ignore")
+
+    data_dir: Path = Path("/var/lib/pandastack")
+    """Where everything lives; see ``disk.layout`` for what is where."""
+
+    cache_dir: Path = Path("/var/cache/pandastack")
+    """Downloads, guest kernels and built root file systems, by digest. Shared by all data directories; may be
+    deleted.
+    """
+
+    database_url: str | None = None
+    """SQLAlchemy URL. Default: SQLite in the data directory. PostgreSQL for a fleet: ``postgresql+asyncpg://…``."""
+
+    listen: str = "127.0.0.1:8080"
+    """Address and port of the HTTP API."""
+
+    templates_dir: Path | None = None
+    """Folder of template recipes. Default: ``templates/`` of the checkout."""
+
+    network: ipaddress.IPv4Network = ipaddress.IPv4Network("10.213.0.0/16")
+    """The /16 that is cut into 16,384 /30 subnets, one a slot. Change it if your own network uses this range."""
+
+    slots_ready: int = Field(default=4, ge=0, le=256)
+    """How many network slots are kept prepared ahead of use."""
+
+    uid_base: int = Field(default=1_900_000_000, ge=100_000, le=2_147_400_000)
+    """First of the 16,384 user ids that VMM processes run as: base + slot number."""
+
+    dns_servers: list[ipaddress.IPv4Address] = []
+    """Where guests' DNS queries are sent. Default: the host's own non-loopback resolvers."""
+
+    memory_overcommit: float = Field(default=1.0, gt=0, le=16)
+    """How many times the host's memory may be promised to guests. 1 never promises more than there is."""
+
+    memory_reserve_mib: int = Field(default=1024, ge=0)
+    """Host memory never promised to guests."""
+
+    disk_reserve_mib: int = Field(default=2048, ge=0)
+    """Free space on the data disk that no create may eat into."""
+
+    data_image_gib: int = Field(default=64, ge=4)
+    """Largest size of the sparse XFS image that is made when the data directory's file system cannot reflink."""
+
+    default_ttl_seconds: int = Field(default=3600, ge=1)
+    max_ttl_seconds: int = Field(default=30 * 24 * 3600, ge=1)
+
+    accelerator: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
+    """``auto`` asks the probe whether a guest really runs at hardware speed; the others force it."""
+
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_format: str = Field(default="console", pattern="^(console|json)$")

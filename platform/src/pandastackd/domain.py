@@ -1,0 +1,136 @@
+"""Domain types that cross rooms: what a sandbox is asked to be, and what became of it.
+
+Sizes are MiB, times are milliseconds unless the name says otherwise. These are plain frozen values: no I/O, no
+behaviour beyond derivation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Self
+
+from pandastackd.errors import PlatformError
+from pandastackd.lifecycle import State
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """How long each step of a create took, in milliseconds.
+
+    ``slot``, ``disk`` and the start of ``vmm`` overlap where the host allows; ``total`` is the wall clock of the whole,
+    so the platform's own share is ``total - vmm - load - guest``.
+    """
+
+    slot: float = 0.0
+    disk: float = 0.0
+    vmm: float = 0.0
+    load: float = 0.0
+    guest: float = 0.0
+    total: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """The phases rounded to a hundredth of a millisecond, keyed as the API names them."""
+        return {name: round(value, 2) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What the control plane asks an agent to make.
+
+    Attributes:
+        id: DNS-label-safe sandbox id, chosen by the control plane so that a retried create is the same create.
+        snapshot_id: what to restore: a template's baked snapshot or a user's own.
+        env: environment of every process started in the sandbox.
+        access_token: secret the public envd port of this sandbox demands; never logged.
+    """
+
+    id: str
+    snapshot_id: str
+    env: dict[str, str] = field(default_factory=dict)
+    access_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport:
+    """What an agent says of a sandbox on its host."""
+
+    id: str
+    state: State
+    snapshot_id: str
+    vcpus: int
+    memory_mib: int
+    guest_ip: str
+    host_tap: str
+    mac: str
+    boot_mode: str
+    phases: Phases
+    failure: str | None = None
+    console_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """What an agent says of a snapshot that it has just taken.
+
+    Attributes:
+        parent_pause_ms: how long the sandbox stood still.
+        capture_ms: until all of it was written, the pause included.
+        dirty_bytes: memory that the guest had written and that was copied.
+    """
+
+    id: str
+    vcpus: int
+    memory_mib: int
+    size_bytes: int
+    parent_pause_ms: float
+    capture_ms: float
+    dirty_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkReport:
+    """What came of a fork: the capture that all children started from, and a report or an error for each child."""
+
+    captured: SnapshotReport
+    children: tuple[SandboxReport | PlatformError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateReport:
+    """A template that is baked on a host and can be restored there."""
+
+    name: str
+    snapshot_id: str
+    vcpus: int
+    memory_mib: int
+    disk_mib: int
+    size_bytes: int
+    rootfs_path: str
+    label: str
+    description: str
+    category: str
+    base: str
+    tools: tuple[str, ...]
+    aliases: tuple[str, ...]
+    built_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostCapacity:
+    """What a host has and what is promised of it, in MiB; the basis of admission."""
+
+    memory_total_mib: int
+    memory_promised_mib: int
+    disk_free_mib: int
+    slots_total: int
+    slots_used: int
+
+    def with_promise(self, mib: int) -> Self:
+        """The same host after ``mib`` more of its memory is promised."""
+        return type(self)(
+            self.memory_total_mib,
+            self.memory_promised_mib + mib,
+            self.disk_free_mib,
+            self.slots_total,
+            self.slots_used,
+        )
