@@ -1,0 +1,8 @@
+//! `/files`: contents in and out, streamed, with the user's own rights.
+
+pub mod compose;
+pub mod download;
+pub mod metadata;
+pub mod multipart;
+pub mod sink;
+pub mod upload;

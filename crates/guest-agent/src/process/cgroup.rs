@@ -1,0 +1,95 @@
+//! One cgroup a process, so that killing it kills everything it started.
+//!
+//! Only membership is used, no controller. Where cgroup2 is not writable a process group stands in, which programs
+//! can leave.
+
+use std::{
+    cell::RefCell,
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Mode, OFlags};
+
+/// The directory all process cgroups live in.
+pub struct Root {
+    path: PathBuf,
+    leftover: RefCell<Vec<PathBuf>>,
+}
+
+impl Root {
+    /// Prepares `path` on a cgroup2 file system; `None` when that is not possible here.
+    pub fn open(path: &Path) -> Option<Self> {
+        const CGROUP2_MAGIC: i64 = 0x6367_7270;
+        let kind = rustix::fs::statfs(path.parent()?).ok()?.f_type;
+        if kind != CGROUP2_MAGIC || !(path.is_dir() || fs::create_dir(path).is_ok()) {
+            return None;
+        }
+        // An agent started anew finds the groups of its predecessor; the empty ones can go.
+        for old in fs::read_dir(path).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(old.path());
+        }
+        path.join("cgroup.kill").exists().then(|| Self {
+            path: path.to_owned(),
+            leftover: RefCell::default(),
+        })
+    }
+
+    /// A new, empty cgroup called `name`.
+    ///
+    /// # Errors
+    /// The kernel's, for example when there are too many cgroups.
+    pub fn create(&self, name: &str) -> io::Result<Cgroup> {
+        let path = self.path.join(name);
+        fs::create_dir(&path)?;
+        match rustix::fs::open(
+            &path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(directory) => Ok(Cgroup { path, directory }),
+            Err(error) => {
+                let _ = fs::remove_dir(&path);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Removes a cgroup whose main process ended; if a daemon still lives in it, some later call does.
+    pub fn retire(&self, cgroup: Cgroup) {
+        let mut leftover = self.leftover.borrow_mut();
+        leftover.push(cgroup.path);
+        leftover.retain(|path| {
+            fs::remove_dir(path).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+        });
+    }
+}
+
+/// The cgroup of one process and all its descendants.
+pub struct Cgroup {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl Cgroup {
+    /// The open directory, for `clone3` to start a child in it.
+    pub fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    /// Kills every member, at once and without a race against forks.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn kill(&self) -> io::Result<()> {
+        let file = rustix::fs::openat(
+            self.directory.as_fd(),
+            "cgroup.kill",
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        rustix::io::write(file, b"1")?;
+        Ok(())
+    }
+}

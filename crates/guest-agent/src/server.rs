@@ -1,0 +1,79 @@
+//! Accepts connections and hands requests to the routes.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::spawn_local,
+    time::sleep,
+};
+
+use crate::{agent::Shared, routes};
+
+/// Connections one side serves at once; more wait in the kernel.
+const MAX_CONNECTIONS: usize = 4096;
+/// How long a client may take to send the head of a request, which includes resting between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// After so much silence a connection's other end is asked whether it is there.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+
+/// Which of the two addresses a request came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Clients, through the gateway: the token is demanded, control routes do not exist.
+    Public,
+    /// The host.
+    Control,
+}
+
+/// Serves `listener` for ever.
+pub async fn run(agent: Shared, listener: TcpListener, side: Side) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors or memory: some connection must end first.
+                eprintln!("guest-agent: cannot accept a connection: {error}");
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        tune(&stream);
+        let agent = agent.clone();
+        spawn_local(async move {
+            let service = service_fn(|request| {
+                let agent = agent.clone();
+                async move { Ok::<_, Infallible>(routes::answer(&agent, side, request).await) }
+            });
+            // A connection that breaks is the client's affair; the routes clean up by being dropped.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+                .await;
+            drop(place);
+        });
+    }
+}
+
+/// Makes small answers leave at once and dead connections end soon.
+///
+/// Connections that were open in a snapshot have no other end in the restored machine: the host answers the first
+/// probe or the first byte with a reset, and what the connection held (a follower of a process) is let go.
+fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, PROBE_AFTER);
+    let _ = sockopt::set_tcp_keepintvl(stream, PROBE_AFTER / 2);
+    let _ = sockopt::set_tcp_keepcnt(stream, 4);
+}
