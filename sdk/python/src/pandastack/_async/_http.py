@@ -1,0 +1,177 @@
+"""The executor: sends a ``Call`` with httpx and turns what goes wrong into our own errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+
+from pandastack import _wire, errors
+from pandastack._async._runtime import CancelEvent, call, wait
+from pandastack._config import Settings, keepalive_options, proxy_for
+from pandastack._retry import CreateRetryEvent, Refusal, RetryPlan
+from pandastack._sse import SseDecoder, SseError, SseEvent
+from pandastack._wire import Call
+
+# Below the five seconds after which common servers close an idle connection: none is used while it closes.
+_IDLE_CONNECTION_SECONDS = 4.0
+
+
+class AsyncHttp:
+    """One pool of connections to one server."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.AsyncBaseTransport | None,
+        on_create_retry: Callable[[CreateRetryEvent], object] | None,
+    ) -> None:
+        self._settings = settings
+        self._on_create_retry = on_create_retry
+        self._client = httpx.AsyncClient(
+            transport=transport
+            or httpx.AsyncHTTPTransport(
+                proxy=proxy_for(settings),
+                socket_options=keepalive_options(),
+                limits=httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_CONNECTION_SECONDS),
+            ),
+            headers={"Accept": "application/json", "User-Agent": _wire.USER_AGENT},
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def request(self, call: Call) -> Any:
+        """The decoded JSON of a successful answer; ``None`` when it has no body.
+
+        Raises:
+            PandastackError: see the tree in ``pandastack.errors``.
+        """
+        response = await self._send(self._build(call))
+        if response.is_success:
+            return _wire.decode(response.content)
+        raise _wire.api_error(response.status_code, response.headers, response.content)
+
+    async def create(self, wanted: Call, cancel: CancelEvent | None = None) -> Any:
+        """Like ``request``, and waits through refusals for lack of capacity, within the budget.
+
+        Raises:
+            CreateCancelled: ``cancel`` was set before an attempt.
+            CapacityError: there was still no capacity at the end of the budget.
+        """
+        plan = RetryPlan(wanted.method, wanted.path, self._settings.retry_budget_seconds)
+        refused: errors.PandastackError | None = None
+        while True:
+            if cancel is not None and cancel.is_set():
+                raise errors.CreateCancelled(_cancelled_message(refused)) from refused
+            response = await self._send(self._build(wanted))
+            if response.is_success:
+                return _wire.decode(response.content)
+            refused = _wire.api_error(response.status_code, response.headers, response.content)
+            retry = plan.next(
+                Refusal(
+                    refused,
+                    response.headers.get("retry-after"),
+                    _wire.is_platform_refusal(response.content),
+                )
+            )
+            if retry is None:
+                raise refused
+            if self._on_create_retry is not None:
+                await call(self._on_create_retry, retry)
+            await wait(retry.delay_seconds, cancel)
+
+    async def upload(self, call: Call, content: AsyncIterable[bytes] | bytes) -> Any:
+        """Like ``request``, with a body that is streamed as it is read."""
+        response = await self._send(self._build(call, content))
+        if response.is_success:
+            return _wire.decode(response.content)
+        raise _wire.api_error(response.status_code, response.headers, response.content)
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The body of a successful answer, piece by piece as it arrives.
+
+        Raises:
+            PandastackError: the answer is not a success, or broke off.
+        """
+        with self._translated():
+            response = await self._client.send(self._build(call), stream=True)
+        try:
+            if not response.is_success:
+                with self._translated():
+                    body = await response.aread()
+                raise _wire.api_error(response.status_code, response.headers, body)
+            yield self._pieces(response)
+        finally:
+            await response.aclose()
+
+    async def events(self, call: Call) -> AsyncGenerator[SseEvent, None]:
+        """The server-sent events of a successful answer, until it ends.
+
+        Raises:
+            ConnectionError: the stream broke off inside.
+        """
+        decoder = SseDecoder()
+        async with self.stream(call) as pieces:
+            async for piece in pieces:
+                try:
+                    for event in decoder.feed(piece):
+                        yield event
+                except SseError as error:
+                    raise errors.ServerError(str(error)) from error
+
+    async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        with self._translated():
+            async for piece in response.aiter_bytes():
+                yield piece
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        with self._translated():
+            return await self._client.send(request)
+
+    def _build(self, call: Call, content: AsyncIterable[bytes] | bytes | None = None) -> httpx.Request:
+        if self._settings.api_key is None:
+            raise errors.AuthError(
+                "no API key: pass api_key=, set PANDASTACK_API_KEY, or run `pandastack auth login`"
+            )
+        silence = call.silence(self._settings.timeout_seconds)
+        write = max(self._settings.timeout_seconds, silence or 0.0)
+        return self._client.build_request(
+            call.method,
+            self._settings.url(call.path),
+            params=call.params or None,
+            json=call.json,
+            content=content,
+            headers={"Authorization": f"Bearer {self._settings.api_key}", **call.headers},
+            timeout=httpx.Timeout(silence, connect=self._settings.timeout_seconds, write=write, pool=None),
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        where = self._settings.api_url
+        try:
+            yield
+        except httpx.ConnectTimeout as error:
+            raise errors.RequestTimeout(
+                f"no connection to {where} in time: is the server running?", sent=False
+            ) from error
+        except httpx.TimeoutException as error:
+            raise errors.RequestTimeout(f"{where} did not answer in time") from error
+        except httpx.ConnectError as error:
+            raise errors.ConnectionError(
+                f"cannot reach {where} ({error}): is the server running?", sent=False
+            ) from error
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            raise errors.ConnectionError(f"the connection to {where} broke: {what}") from error
+
+
+def _cancelled_message(refused: errors.PandastackError | None) -> str:
+    if refused is None:
+        return "the create was cancelled before it was sent"
+    return f"the create was cancelled while the server had no capacity; it last said: {refused}"
