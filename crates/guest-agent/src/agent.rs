@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, io, path::PathBuf, rc::Rc};
 
 use crate::{
     filesystem::watchers::Watchers,
+    init::IdentityFiles,
     logs::Logs,
     metrics::Sampler,
     netns::NetNs,
@@ -55,6 +56,8 @@ pub struct Birthright {
 pub struct Agent {
     /// What `/init` set.
     pub settings: RefCell<Settings>,
+    /// What `/init` has still to write to files.
+    pub unwritten: RefCell<Option<IdentityFiles>>,
     /// Running processes.
     pub processes: Rc<Registry>,
     /// Where processes get their cgroups; `None` without cgroup2.
@@ -95,6 +98,7 @@ impl Agent {
         }
         Ok(Rc::new(Self {
             settings: RefCell::default(),
+            unwritten: RefCell::default(),
             processes: Rc::default(),
             cgroups,
             netns,
@@ -104,5 +108,12 @@ impl Agent {
             sampler: Sampler::default(),
             init_pid: config.init_pid,
         }))
+    }
+
+    /// Writes what the last `/init` left to be written. Called before anything that could see the files.
+    pub fn settled(&self) {
+        if let Some(files) = self.unwritten.take() {
+            files.write();
+        }
     }
 }

@@ -69,6 +69,9 @@ pub async fn answer(agent: &Shared, control: Control, request: Request<Incoming>
 async fn init(agent: &Shared, request: Request<Incoming>) -> Result<Answer> {
     let body = http::read_body(request).await?;
     let warning = init::apply(agent, connect::parse(&body)?)?;
+    // Runs once this answer has gone out: the server writes it before it lets another task have the thread.
+    let later = agent.clone();
+    tokio::task::spawn_local(async move { later.settled() });
     let mut answer = http::status_only(StatusCode::NO_CONTENT);
     if let Some(value) = warning.and_then(|text| header::HeaderValue::from_str(&text).ok()) {
         answer.headers_mut().insert("x-pandastack-warning", value);

@@ -83,11 +83,9 @@ pub fn apply(agent: &Agent, request: InitRequest) -> Result<Option<String>> {
     if let Some(entropy) = entropy {
         step("seed the random pool", seed(&entropy));
     }
-    if let Some(machine_id) = machine_id {
-        step("write the machine id", write_machine_id(&machine_id));
-    }
     if let Some(hostname) = hostname {
-        step("set the host name", set_hostname(hostname));
+        let set = rustix::system::sethostname(hostname.as_bytes());
+        step("set the host name", set.map_err(Into::into));
     }
     let mut warning = None;
     if request.reset_connections {
@@ -98,6 +96,10 @@ pub fn apply(agent: &Agent, request: InitRequest) -> Result<Option<String>> {
             result => step("reset connections", result.map(|_| ())),
         }
     }
+    agent.unwritten.replace(Some(IdentityFiles {
+        hostname: hostname.map(str::to_owned),
+        machine_id,
+    }));
     settle(
         agent,
         request.env_vars,
@@ -112,6 +114,29 @@ pub fn apply(agent: &Agent, request: InitRequest) -> Result<Option<String>> {
             "cannot {}",
             failed.join("; cannot ")
         )))
+    }
+}
+
+/// The files that repeat what the kernel knows already.
+///
+/// Writing them takes a freshly restored, emulated machine longer than all the rest of `/init`, and nobody can see them before
+/// the answer: so they are written right after it, and before any other request is looked at (see `Agent::settled`).
+#[derive(Debug)]
+pub struct IdentityFiles {
+    hostname: Option<String>,
+    machine_id: Option<String>,
+}
+
+impl IdentityFiles {
+    /// Writes them; what cannot be written is told on the console, since nobody waits for an answer any more.
+    pub fn write(self) {
+        let machine_id = self.machine_id.map_or(Ok(()), |id| write_machine_id(&id));
+        let hostname = self.hostname.map_or(Ok(()), |name| write_hostname(&name));
+        for (what, result) in [("machine id", machine_id), ("host name", hostname)] {
+            if let Err(error) = result {
+                eprintln!("guest-agent: cannot write the {what}: {error}");
+            }
+        }
     }
 }
 
@@ -229,8 +254,7 @@ fn write_machine_id(id: &str) -> io::Result<()> {
     }
 }
 
-fn set_hostname(name: &str) -> io::Result<()> {
-    rustix::system::sethostname(name.as_bytes())?;
+fn write_hostname(name: &str) -> io::Result<()> {
     overwrite(Path::new("/etc/hostname"), &format!("{name}\n"))?;
     let hosts = Path::new("/etc/hosts");
     overwrite(

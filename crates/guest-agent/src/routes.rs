@@ -25,6 +25,7 @@ pub async fn answer(agent: &Shared, side: Side, request: Request<Incoming>) -> A
     if path == "/health" && request.method() == Method::GET {
         return http::status_only(StatusCode::NO_CONTENT);
     }
+    agent.settled();
     let call = path.starts_with(PROCESS) || path.starts_with(FILESYSTEM);
     match side {
         Side::Public => {

@@ -190,6 +190,8 @@ async fn init_gives_an_identity() {
     let message = json!({ "hostname": "sb-1", "machineId": id, "entropy": encode([7; 64]) });
     let (status, _, body) = fetch(server.control, "POST", "/init", &[], message.to_string()).await;
     assert_eq!(status, 204, "{body:?}");
+    // The files are written after the answer and before any other request is looked at.
+    assert_eq!(server.sh("uname -n").await.text(), "sb-1\n");
     assert_eq!(
         fs::read_to_string(etc.path().join("machine-id")).unwrap(),
         format!("{id}\n")
@@ -203,5 +205,4 @@ async fn init_gives_an_identity() {
             .unwrap()
             .ends_with("127.0.1.1\tsb-1\n")
     );
-    assert_eq!(server.sh("uname -n").await.text(), "sb-1\n");
 }

@@ -10,6 +10,7 @@
 mod cmdline;
 mod console;
 mod failure;
+mod identity;
 mod machine;
 mod netlink;
 mod network;
@@ -46,6 +47,7 @@ fn stage2() -> Result<Infallible, Failure> {
     let signals = supervise::Signals::take()?;
     machine::mount_pseudo_file_systems()?;
     machine::tune();
+    identity::keep_in_memory(Path::new("/etc"), Path::new(CARRIED))?;
     machine::set_hostname()?;
     let control = network::set_up(&plan)?;
     network::write_resolver(Path::new("/etc"), plan.dns)?;

@@ -17,11 +17,11 @@ from pandastackd.agent.adoption import adopt_or_bury, slots_in_use
 from pandastackd.agent.birth import give_birth
 from pandastackd.agent.capturing import capture_sandbox
 from pandastackd.agent.forking import fork_sandbox, remove_leftover_captures
-from pandastackd.agent.ledger import MemoryLedger
+from pandastackd.agent.ledger import VMM_COST_MIB, MemoryLedger
 from pandastackd.agent.moves import hibernate, rollback, wake
 from pandastackd.agent.rooms import Rooms
 from pandastackd.agent.sandbox import Sandbox
-from pandastackd.agent.shelf import snapshot_report, template_reports
+from pandastackd.agent.shelf import snapshot_report, template_reports, user_snapshots
 from pandastackd.config import Settings
 from pandastackd.disk.layout import DataDir
 from pandastackd.disk.space import require_free
@@ -95,9 +95,12 @@ class Agent:
         return HostCapacity(
             memory_total_mib=self._ledger.total_mib,
             memory_promised_mib=self._ledger.promised_mib,
+            memory_free_mib=self._ledger.free_mib,
             disk_free_mib=await asyncio.to_thread(rooms.data.free_mib),
             slots_total=rooms.slots.total,
             slots_used=rooms.slots.used,
+            overcommit=rooms.settings.memory_overcommit,
+            vmm_cost_mib=VMM_COST_MIB,
         )
 
     async def templates(self) -> list[TemplateReport]:
@@ -197,6 +200,10 @@ class Agent:
         async with sandbox.lock:
             captured = await capture_sandbox(self._rooms, sandbox, snapshot_id, kind=Kind.SNAPSHOT)
         return snapshot_report(captured.snapshot, captured.timing)
+
+    async def snapshots(self) -> list[str]:
+        """Ids of users' snapshots on this host, and of whatever cannot be read and may be one."""
+        return await asyncio.to_thread(user_snapshots, self._rooms)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot; sandboxes that run on it keep what they need. What is not there is no error."""

@@ -43,6 +43,13 @@ class MemoryLedger:
         """The host's memory."""
         return self._read("MemTotal")
 
+    @property
+    def free_mib(self) -> int:
+        """What can be promised now: neither the promises nor the memory at hand may run out. Never negative."""
+        unpromised = self.total_mib - self._reserve_mib - self.promised_mib
+        at_hand = self._read("MemAvailable") - self._reserve_mib
+        return max(0, min(unpromised, at_hand))
+
     def cost_mib(self, memory_mib: int) -> float:
         """What a guest of ``memory_mib`` adds to the promises."""
         return memory_mib / self._overcommit + VMM_COST_MIB
@@ -54,12 +61,11 @@ class MemoryLedger:
             InsufficientStorage: it does not fit; says what would be needed and what is free.
         """
         cost = self.cost_mib(memory_mib)
-        free = self.total_mib - self._reserve_mib - self.promised_mib
-        available = self._read("MemAvailable") - self._reserve_mib
-        if cost > free or cost > available:
+        free = self.free_mib
+        if cost > free:
             raise InsufficientStorage(
                 f"insufficient host memory for sandbox: a {memory_mib} MiB guest needs {round(cost)} MiB here, "
-                f"{max(0, min(free, available))} MiB can be promised; delete or hibernate a sandbox, or add memory",
+                f"{free} MiB can be promised; delete or hibernate a sandbox, or add memory",
                 code="insufficient_memory",
             )
         self._promises[sandbox_id] = cost

@@ -18,6 +18,12 @@ def template_reports(rooms: Rooms) -> list[TemplateReport]:
     return [_report(newest[name]) for name in sorted(newest)]
 
 
+def user_snapshots(rooms: Rooms) -> list[str]:
+    """Ids of users' snapshots; those that cannot be read count too, so that nobody takes them for gone."""
+    kept = [snapshot.id for snapshot in rooms.snapshots.list() if snapshot.manifest.kind is Kind.SNAPSHOT]
+    return [*kept, *rooms.snapshots.damaged()]
+
+
 def snapshot_report(snapshot: Snapshot, timing: CaptureTiming) -> SnapshotReport:
     """What is told of a snapshot that was just taken."""
     manifest = snapshot.manifest

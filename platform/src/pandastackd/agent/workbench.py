@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pandastackd.agent.record import Origin, Record
 from pandastackd.agent.rooms import Rooms, enclosure_of
-from pandastackd.agent.sandbox import Sandbox
+from pandastackd.agent.sandbox import Sandbox, new_identity
 from pandastackd.disk.reflink import import_file
 from pandastackd.disk.space import storage_errors
 from pandastackd.errors import GuestUnreachable, VmmFailed
@@ -28,6 +28,7 @@ from pandastackd.vmm import Machine, Vmm
 
 BOOT_DEADLINE_SECONDS = 120.0
 SHUTDOWN_DEADLINE_SECONDS = 60.0
+REHEARSALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ class Workbench:
 
     async def freeze_into(self, directory: Path) -> None:
         """Stop the guest at one instant and leave its ``memory``, ``state`` and ``disk`` in ``directory``."""
+        # Rehearsed, so that what every restore does first has its pages and look-ups in the snapshot.
+        for _ in range(REHEARSALS):
+            identity = new_identity("template", {}, None, reset_connections=False)
+            await self.guest.introduce(identity, deadline_seconds=BOOT_DEADLINE_SECONDS)
         await self.guest.sync()
         await self.guest.aclose()
         await self._vmm.pause()
