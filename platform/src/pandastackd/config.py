@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     default_ttl_seconds: int = Field(default=3600, ge=1)
     max_ttl_seconds: int = Field(default=30 * 24 * 3600, ge=1)
 
+    hibernated_retention_seconds: int = Field(default=30 * 24 * 3600, ge=1)
+    """How long a sandbox that was created with ``on_timeout: hibernate`` is kept hibernated before it is deleted."""
+
     accelerator: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
     """``auto`` asks the probe whether a guest really runs at hardware speed; the others force it."""
 

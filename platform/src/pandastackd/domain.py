@@ -7,7 +7,6 @@ behaviour beyond derivation.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Self
 
 from pandastackd.errors import PlatformError
 from pandastackd.lifecycle import State
@@ -117,20 +116,23 @@ class TemplateReport:
 
 @dataclass(frozen=True, slots=True)
 class HostCapacity:
-    """What a host has and what is promised of it, in MiB; the basis of admission."""
+    """What a host has and what is free of it, in MiB; the basis of admission.
+
+    Attributes:
+        memory_free_mib: what can be promised now, by the host's own book-keeping.
+        overcommit: how many times the host's memory may be promised.
+        vmm_cost_mib: what one VMM needs besides its guest's memory.
+    """
 
     memory_total_mib: int
     memory_promised_mib: int
+    memory_free_mib: int
     disk_free_mib: int
     slots_total: int
     slots_used: int
+    overcommit: float = 1.0
+    vmm_cost_mib: int = 0
 
-    def with_promise(self, mib: int) -> Self:
-        """The same host after ``mib`` more of its memory is promised."""
-        return type(self)(
-            self.memory_total_mib,
-            self.memory_promised_mib + mib,
-            self.disk_free_mib,
-            self.slots_total,
-            self.slots_used,
-        )
+    def cost_mib(self, memory_mib: int) -> float:
+        """What a guest of ``memory_mib`` takes of ``memory_free_mib``."""
+        return memory_mib / self.overcommit + self.vmm_cost_mib

@@ -15,9 +15,10 @@ import math
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Literal, Self
 from urllib.parse import urlencode
+from weakref import WeakSet
 
 from pandastackd.errors import CommandTimeout, GuestUnreachable, HostFailure, InvalidRequest
 from pandastackd.guest import wire
@@ -35,8 +36,8 @@ from pandastackd.guest.connect_protocol import (
     stream_error,
     table,
 )
-from pandastackd.guest.faults import nonsense
-from pandastackd.guest.transport import Channel, Connect, body_of, read_bounded, refusal
+from pandastackd.guest.faults import nonsense, unreachable
+from pandastackd.guest.transport import Channel, Connect, body_of, connect_hedged, read_bounded, refusal
 from pandastackd.guest.tunnel import open_tunnel
 from pandastackd.guest.types import (
     Command,
@@ -50,9 +51,11 @@ from pandastackd.guest.types import (
     ProcessInfo,
     RunResult,
     Started,
+    Usage,
 )
 
 CONTROL_PORT = 49984
+PUBLIC_PORT = 49983
 OUTPUT_LIMIT = 1024 * 1024
 KEEPALIVE_SECONDS = 15
 TIMEOUT_GRACE_SECONDS = 5.0
@@ -75,9 +78,16 @@ class GuestClient:
         self._connect = connect
         self._port = port
         self._channel = Channel(connect, port, silence_seconds=silence_seconds)
+        self._dialled: WeakSet[socket.socket] = WeakSet()
+        self._closed = False
 
     async def aclose(self) -> None:
-        """Close every connection; streams still open end with GuestUnreachable."""
+        """Close every connection; streams still open end with GuestUnreachable, dialled sockets with their end."""
+        self._closed = True
+        for sock in list(self._dialled):
+            # Its owner closes it; this only lets the owner know.
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         await self._channel.aclose()
 
     async def __aenter__(self) -> Self:
@@ -419,6 +429,11 @@ class GuestClient:
 
     # ------------------------------------------------------- logs and tunnels
 
+    async def usage(self) -> Usage:
+        """What the sandbox uses of its processors, memory and disk just now."""
+        data = await self._channel.collect("measure the guest", "GET", "/metrics")
+        return wire.read_usage(decode_json(data))
+
     async def logs(
         self,
         stream: Literal["stdout", "stderr", "both"] = "both",
@@ -460,6 +475,27 @@ class GuestClient:
             NotFound: nothing listens there.
         """
         return await open_tunnel(self._connect, self._port, port, timeout_seconds)
+
+    async def dial(self, port: int, *, timeout_seconds: float = 10.0) -> socket.socket:
+        """A socket for traffic from outside: to the agent's public port as it is, to any other through a tunnel.
+
+        The caller owns the socket and must close it; :meth:`aclose` ends it.
+
+        Raises:
+            NotFound: nothing listens there.
+        """
+        if port == PUBLIC_PORT:
+            try:
+                sock = await connect_hedged(self._connect, port, timeout_seconds)
+            except (OSError, TimeoutError) as error:
+                raise unreachable(str(error) or "no connection in time") from error
+        else:
+            sock = await self.tunnel(port, timeout_seconds=timeout_seconds)
+        if self._closed:
+            sock.close()
+            raise unreachable("the connection to it was given up")
+        self._dialled.add(sock)
+        return sock
 
 
 class _Counter:

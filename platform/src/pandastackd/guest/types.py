@@ -144,6 +144,25 @@ class FileReader:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a sandbox uses, in bytes unless the name says otherwise.
+
+    Attributes:
+        time: seconds since the epoch, by the guest's clock.
+        cpu_used_percent: of all its processors together, since somebody last looked.
+    """
+
+    time: int
+    cpu_count: int
+    cpu_used_percent: float
+    memory_used: int
+    memory_total: int
+    memory_cache: int
+    disk_used: int
+    disk_total: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """One line of what the sandbox's processes printed.
 

@@ -29,6 +29,7 @@ from pandastackd.guest.types import (
     Output,
     ProcessInfo,
     Started,
+    Usage,
 )
 
 MAX_PID = 2**31 - 1
@@ -172,6 +173,24 @@ def read_time(stamp: str) -> float:
     except ValueError:
         raise nonsense("a time that is not RFC 3339") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def read_usage(message: Json) -> Usage:
+    """The answer of ``/metrics``."""
+    percent = message.get("cpu_used_pct", 0.0)
+    if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
+        raise nonsense("field cpu_used_pct is not a share")
+    return Usage(
+        # A time that a calendar knows: it is shown as a date.
+        time=integer(message, "ts", high=2**35),
+        cpu_count=integer(message, "cpu_count", high=2**16),
+        cpu_used_percent=round(float(percent), 2),
+        memory_used=integer(message, "mem_used"),
+        memory_total=integer(message, "mem_total"),
+        memory_cache=integer(message, "mem_cache"),
+        disk_used=integer(message, "disk_used"),
+        disk_total=integer(message, "disk_total"),
+    )
 
 
 def read_log_line(message: Json) -> LogLine | None:

@@ -1,0 +1,36 @@
+"""What should be: sandboxes, their keys and lifetimes, and making the host agree.
+
+Knows the store and the host agent's public face. Does not know HTTP, and no VMM.
+"""
+
+from pandastackd.control.control import Control
+from pandastackd.control.creation import CreateRequest
+from pandastackd.control.forks import Fork, ForkRequest, Promotion
+from pandastackd.control.host import Guest, HostAgent
+from pandastackd.control.keys import Principal
+from pandastackd.control.lineage import Node
+from pandastackd.control.once import Key
+from pandastackd.control.sandboxes import Lifetime
+from pandastackd.control.traffic import Traffic
+
+# What callers get to read; the store itself is none of their business.
+from pandastackd.store import ApiKeyRow, EventRow, SandboxRow, SnapshotRow
+
+__all__ = [
+    "ApiKeyRow",
+    "Control",
+    "CreateRequest",
+    "EventRow",
+    "Fork",
+    "ForkRequest",
+    "Guest",
+    "HostAgent",
+    "Key",
+    "Lifetime",
+    "Node",
+    "Principal",
+    "Promotion",
+    "SandboxRow",
+    "SnapshotRow",
+    "Traffic",
+]
