@@ -26,6 +26,7 @@ from pandastackd.control import Control, HostAgent
 from pandastackd.control.keys import AccessTokens
 from pandastackd.disk.layout import DataDir
 from pandastackd.errors import HostFailure, InvalidRequest
+from pandastackd.gateway import Gateway, GatewayMiddleware, server_protocol
 from pandastackd.store import Store
 from pandastackd.template.library import TemplateLibrary
 
@@ -104,10 +105,12 @@ async def serve(
 
         # Spooled output belongs on the data disk, whatever way the directory was spelled.
         app = create_app(control, settings.model_copy(update={"data_dir": data.root}))
+        gateway = Gateway(control.traffic)
         server = _Server(
             uvicorn.Config(
-                app,
-                http="httptools",
+                # Around the API: what a sandbox answers is its own, down to the headers.
+                GatewayMiddleware(app, gateway),
+                http=server_protocol(gateway),
                 ws="websockets-sansio",
                 lifespan="off",
                 log_config=None,

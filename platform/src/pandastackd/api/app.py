@@ -1,0 +1,79 @@
+"""The application: which routes there are, and what surrounds all of them."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from pandastackd.api import (
+    account,
+    docs,
+    e2b,
+    errors,
+    execution,
+    files,
+    forks,
+    health,
+    lifecycle,
+    logs,
+    not_built,
+    sandboxes,
+    snapshots,
+    templates,
+)
+from pandastackd.api.middleware import Envelope
+from pandastackd.api.wire import ErrorBody
+from pandastackd.config import Settings
+from pandastackd.control import Control
+from pandastackd.metrics import Metrics
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request cannot be honoured; says why and what to do"},
+    "5XX": {"model": ErrorBody, "description": "The platform failed, or has no room"},
+}
+
+
+def create_app(control: Control, settings: Settings, metrics: Metrics | None = None) -> FastAPI:
+    """The HTTP API over ``control``.
+
+    Args:
+        settings: where large command output is spooled (the data directory).
+        metrics: where requests and creates are counted; its own when not given.
+    """
+    app = FastAPI(
+        title="PandaStack",
+        version=version("pandastackd"),
+        summary="Sandboxes in microVMs restored from baked snapshots.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.control = control
+    app.state.settings = settings
+    app.state.metrics = metrics = metrics or Metrics()
+    errors.install(app)
+    v1 = APIRouter(prefix="/v1", responses=_ERRORS)
+    # not_built goes first: its fixed paths must win over {name} of the others.
+    for router in (
+        not_built.router,
+        account.router,
+        sandboxes.router,
+        lifecycle.router,
+        snapshots.router,
+        forks.router,
+        execution.router,
+        logs.router,
+        files.router,
+        templates.router,
+    ):
+        v1.include_router(router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    # Another platform's contract, written down by them; our own description stays our own.
+    app.include_router(e2b.router, include_in_schema=False)
+    app.include_router(docs.router)
+    app.add_middleware(Envelope, metrics=metrics)
+    return app

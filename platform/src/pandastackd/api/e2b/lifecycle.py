@@ -1,0 +1,107 @@
+"""How long a sandbox lives, pausing it, and finding it again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.responses import JSONResponse, Response
+
+from pandastackd.api.dependencies import ControlDep, body_of, json_body
+from pandastackd.api.e2b import wire
+from pandastackd.api.e2b.route import E2bCaller, E2bRoute
+from pandastackd.api.e2b.sandboxes import shown
+from pandastackd.control import Control, Principal, SandboxRow
+from pandastackd.errors import Conflict
+from pandastackd.lifecycle import State
+
+router = APIRouter(route_class=E2bRoute)
+
+DEFAULT_TIMEOUT = 300
+
+Connecting = Annotated[wire.ConnectBody, Depends(json_body(wire.ConnectBody))]
+
+
+@router.post("/sandboxes/{sandbox_id}/connect", openapi_extra=body_of(wire.ConnectBody))
+@router.post("/v2/sandboxes/{sandbox_id}/connect", openapi_extra=body_of(wire.ConnectBody))
+async def connect(sandbox_id: str, body: Connecting, control: ControlDep, caller: E2bCaller) -> Response:
+    """Find a sandbox again: 200 when it runs, 201 when it was paused and goes on. Never shortens its life."""
+    body.check()
+    row = shown(await control.sandboxes.get(caller, sandbox_id))
+    status = 200
+    if row.state != State.RUNNING:
+        row, status = await _go_on(control, caller, row), 201
+    await _prolong(control, caller, row, DEFAULT_TIMEOUT if body.timeout is None else body.timeout)
+    return JSONResponse(wire.handle(row, control.tokens.of(row.id)), status)
+
+
+@router.post("/sandboxes/{sandbox_id}/resume", status_code=201, openapi_extra=body_of(wire.ConnectBody))
+async def resume(sandbox_id: str, body: Connecting, control: ControlDep, caller: E2bCaller) -> Response:
+    """Let a paused sandbox go on; 409 when it is not paused."""
+    body.check()
+    row = shown(await control.sandboxes.get(caller, sandbox_id))
+    if row.state == State.RUNNING:
+        raise Conflict(f"sandbox {row.id} is running already", code="already_running")
+    row = await _go_on(control, caller, row)
+    await _prolong(control, caller, row, DEFAULT_TIMEOUT if body.timeout is None else body.timeout)
+    return JSONResponse(wire.handle(row, control.tokens.of(row.id)), 201)
+
+
+@router.post(
+    "/sandboxes/{sandbox_id}/pause", status_code=204, openapi_extra=body_of(wire.PauseBody, required=False)
+)
+async def pause(
+    sandbox_id: str,
+    body: Annotated[wire.PauseBody, Depends(json_body(wire.PauseBody))],
+    control: ControlDep,
+    caller: E2bCaller,
+) -> Response:
+    """Put a sandbox to sleep on disk, memory and all; 409 when it sleeps already. It goes on if that fails."""
+    body.check()
+    row = shown(await control.sandboxes.get(caller, sandbox_id))
+    if row.state == State.HIBERNATED:
+        raise Conflict(f"sandbox {row.id} is paused already", code="already_paused")
+    await control.sandboxes.hibernate(caller, sandbox_id)
+    return Response(status_code=204)
+
+
+@router.post("/sandboxes/{sandbox_id}/timeout", status_code=204, openapi_extra=body_of(wire.TimeoutBody))
+async def set_timeout(
+    sandbox_id: str,
+    body: Annotated[wire.TimeoutBody, Depends(json_body(wire.TimeoutBody))],
+    control: ControlDep,
+    caller: E2bCaller,
+) -> Response:
+    """Change how long a sandbox lives, counted from now; 0 ends it, or puts it to sleep, at once."""
+    shown(await control.sandboxes.get(caller, sandbox_id))
+    await control.sandboxes.set_lifetime(
+        caller, sandbox_id, ttl_seconds=max(1, body.timeout), persistent=False
+    )
+    return Response(status_code=204)
+
+
+@router.post(
+    "/sandboxes/{sandbox_id}/refreshes",
+    status_code=204,
+    openapi_extra=body_of(wire.RefreshBody, required=False),
+)
+async def refresh(
+    sandbox_id: str,
+    body: Annotated[wire.RefreshBody, Depends(json_body(wire.RefreshBody))],
+    control: ControlDep,
+    caller: E2bCaller,
+) -> Response:
+    """Let a sandbox live at least ``duration`` seconds more."""
+    row = shown(await control.sandboxes.get(caller, sandbox_id))
+    await _prolong(control, caller, row, body.duration or 0)
+    return Response(status_code=204)
+
+
+async def _go_on(control: Control, caller: Principal, row: SandboxRow) -> SandboxRow:
+    move = control.sandboxes.resume if row.state == State.PAUSED else control.sandboxes.wake
+    return await move(caller, row.id)
+
+
+async def _prolong(control: Control, caller: Principal, row: SandboxRow, seconds: int) -> None:
+    if not row.persistent:
+        await control.sandboxes.set_lifetime(caller, row.id, ttl_seconds=max(1, row.ttl_seconds, seconds))

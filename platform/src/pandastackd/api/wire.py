@@ -1,0 +1,352 @@
+"""The shapes on the wire: what requests may say and what answers look like.
+
+Unknown fields are refused by name, since an option that is accepted and ignored is worse than an error. The
+exceptions are the fields that the published contract says to ignore, named where they are.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+from pandastackd.control import SandboxRow
+from pandastackd.lifecycle import State
+
+Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Request(BaseModel):
+    """Root of all request bodies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorBody(BaseModel):
+    """Every error.
+
+    Attributes:
+        error: one line for people: what happened, what it means, what to do.
+        code: a stable word for programs.
+    """
+
+    error: str
+    code: str
+    request_id: str
+
+
+class VolumeMount(Request):
+    """A volume to attach."""
+
+    name: StrictStr
+    read_only: StrictBool = False
+
+
+class CreateBody(Request):
+    """``POST /v1/sandboxes``. ``cpu`` and ``memory_mb`` are the template's to decide; old scripts send
+    them.
+    """
+
+    template: Annotated[StrictStr, Field(min_length=1, max_length=128)] = "code-interpreter"
+    metadata: dict[StrictStr, StrictStr] | None = None
+    ttl_seconds: StrictInt | None = None
+    persistent: StrictBool | None = None
+    from_snapshot: Annotated[StrictStr, Field(min_length=1, max_length=128)] | None = None
+    on_timeout: Literal["delete", "hibernate"] | None = None
+    env: dict[StrictStr, StrictStr] | None = None
+    volumes: list[VolumeMount] | None = None
+    cpu: Any = Field(default=None, deprecated=True)
+    memory_mb: Any = Field(default=None, deprecated=True)
+
+
+class LifetimeBody(Request):
+    """``PATCH /v1/sandboxes/{id}/lifecycle``."""
+
+    ttl_seconds: StrictInt | None = None
+    persistent: StrictBool | None = None
+
+
+class ExecBody(Request):
+    """``POST /v1/sandboxes/{id}/exec`` and ``…/exec/stream``. Without a timeout, a command gets one day."""
+
+    cmd: Annotated[StrictStr, Field(max_length=128 * 1024)]
+    timeout_seconds: Seconds | None = None
+
+
+class TokenBody(Request):
+    """``POST /v1/me/tokens``. ``name`` is the same as ``label``; one published client says so."""
+
+    label: StrictStr | None = None
+    name: StrictStr | None = None
+    expires_in_days: StrictInt | None = None
+
+
+class SnapshotBody(Request):
+    """``POST /v1/sandboxes/{id}/snapshots``."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=128)] | None = None
+
+
+class RollbackBody(Request):
+    """``POST /v1/sandboxes/{id}/rollback``."""
+
+    snapshot_id: Annotated[StrictStr, Field(min_length=1, max_length=128)]
+
+
+class ForkBody(Request):
+    """``POST /v1/sandboxes/{id}/fork``. There is one ``mode``; old clients name it."""
+
+    count: Annotated[StrictInt, Field(ge=1, le=100)] = 1
+    metadata: dict[StrictStr, StrictStr] | None = None
+    mode: Literal["warm"] | None = None
+
+
+class ForkTreeBody(Request):
+    """``POST /v1/sandboxes/{id}/fork-tree``. ``fork_tree_id`` and ``owner`` in ``metadata`` stay what they are."""
+
+    count: Annotated[StrictInt, Field(ge=1, le=100)]
+    metadata: dict[StrictStr, StrictStr] | None = None
+
+
+class PromoteBody(Request):
+    """``POST /v1/sandboxes/{id}/promote``. Without ``tree_id``, the tree that the branch is of."""
+
+    cleanup_siblings: StrictBool = False
+    tree_id: Annotated[StrictStr, Field(max_length=128)] | None = None
+
+
+class Nothing(Request):
+    """A body that has nothing to say."""
+
+
+class SandboxInfo(BaseModel):
+    """A sandbox.
+
+    Attributes:
+        boot_ms: how long the host took, up to the guest's first answer, in milliseconds; ``phases_ms`` says
+        where it went.
+        parent_id: the sandbox it was forked of.
+        on_timeout: what becomes of it when its time is up.
+        failure: why it failed; ``console_tail`` holds the last lines its machine printed.
+    """
+
+    id: str
+    template: str
+    cpu: int
+    memory_mb: int
+    status: State
+    guest_ip: str
+    host_tap: str
+    mac: str
+    vsock_cid: int | None
+    metadata: dict[str, str]
+    from_snapshot: str | None
+    boot_ms: float | None
+    boot_mode: str
+    created_at: str
+    persistent: bool
+    parent_id: str | None
+    on_timeout: Literal["delete", "hibernate"]
+    ttl_seconds: int
+    expires_at: str | None
+    last_used_at: str
+    phases_ms: dict[str, float]
+    failure: str | None
+    console_tail: str | None
+
+
+class SnapshotInfo(BaseModel):
+    """A snapshot.
+
+    Attributes:
+        size_bytes: storage it refers to; what it shares with its template and other snapshots is counted too.
+        parent_pause_ms: how long the sandbox stood still for it; ``capture_ms`` is until all of it was written.
+    """
+
+    id: str
+    sandbox_id: str
+    template: str
+    name: str | None
+    cpu: int
+    memory_mb: int
+    size_bytes: int
+    created_at: str
+    workspace: str
+    parent_pause_ms: float | None
+    capture_ms: float | None
+
+
+class ForkFailure(BaseModel):
+    """Why one child of a fork, the ``index``-th from 0, could not be made."""
+
+    index: int
+    error: str
+    code: str
+
+
+class ForkedInfo(BaseModel):
+    """What every fork answers.
+
+    Attributes:
+        snapshot_id: names the capture that the children started from; it is gone once they have.
+        parent_pause_ms: how long the parent stood still.
+    """
+
+    parent_id: str
+    snapshot_id: str
+    at: str
+    parent_pause_ms: float
+    capture_ms: float
+    failures: list[ForkFailure]
+
+
+class ForkInfo(ForkedInfo):
+    """A fork: the children's ids, and all that is known of each; ``sandbox`` is the first."""
+
+    children: list[str]
+    sandbox: SandboxInfo
+    sandboxes: list[SandboxInfo]
+
+
+class ForkTreeInfo(ForkedInfo):
+    """A fork tree and its branches."""
+
+    tree_id: str
+    children: list[SandboxInfo]
+
+
+class PromotionInfo(BaseModel):
+    """What came of a promotion: siblings that were deleted, and why others could not be, by id."""
+
+    winner: str
+    tree_id: str
+    deleted: list[str]
+    failures: dict[str, str]
+
+
+class TreeInfo(BaseModel):
+    """A sandbox and the forks of it. What is gone has only its id, template and time."""
+
+    id: str
+    status: State
+    template: str
+    created_at: str | None
+    metadata: dict[str, str]
+    children: list[TreeInfo]
+
+
+class LifetimeInfo(BaseModel):
+    """How long a sandbox lives, and how long nobody has used it."""
+
+    ttl_seconds: int
+    persistent: bool
+    idle_seconds: float
+
+
+class ExecInfo(BaseModel):
+    """What a command left behind. Bytes that are not UTF-8 appear as U+FFFD."""
+
+    stdout: str
+    stderr: str
+    exit_code: int
+    duration_ms: int
+
+
+class TokenInfo(BaseModel):
+    """An API key, without its secret."""
+
+    prefix: str
+    label: str
+    name: str
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+
+
+class NewToken(TokenInfo):
+    """A key that was just made: the only time its secret is shown."""
+
+    token: str
+
+
+class TokenList(BaseModel):
+    """All keys of the workspace."""
+
+    items: list[TokenInfo]
+
+
+class FileEntry(BaseModel):
+    """A file or folder; ``mode`` is octal, ``mtime`` seconds since the epoch."""
+
+    name: str
+    is_dir: bool
+    size: int
+    mode: str
+    mtime: int
+
+
+class Listing(BaseModel):
+    """What is in a folder."""
+
+    path: str
+    entries: list[FileEntry]
+
+
+class Written(BaseModel):
+    """A file that was written."""
+
+    path: str
+    bytes: int
+
+
+class TemplateInfo(BaseModel):
+    """A template that sandboxes can be made from."""
+
+    name: str
+    rootfs_path: str
+    size_bytes: int
+    cpu: int
+    memory_mb: int
+    is_global: bool
+    workspace: str
+    label: str
+    description: str
+    category: str
+    base: str
+    tools: list[str]
+    meta: dict[str, Any]
+
+
+def time_text(moment: datetime) -> str:
+    """RFC 3339, UTC."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def sandbox_info(row: SandboxRow) -> dict[str, Any]:
+    """A row as :class:`SandboxInfo`, in the contract's order."""
+    return {
+        "id": row.id,
+        "template": row.template,
+        "cpu": row.vcpus,
+        "memory_mb": row.memory_mib,
+        "status": row.state,
+        "guest_ip": row.guest_ip,
+        "host_tap": row.host_tap,
+        "mac": row.mac,
+        "vsock_cid": None,
+        "metadata": row.labels,
+        "from_snapshot": row.from_snapshot,
+        "boot_ms": row.boot_ms,
+        "boot_mode": row.boot_mode,
+        "created_at": time_text(row.created_at),
+        "persistent": row.persistent,
+        "parent_id": row.parent_id,
+        "on_timeout": row.on_timeout,
+        "ttl_seconds": row.ttl_seconds,
+        "expires_at": None if row.expires_at is None else time_text(row.expires_at),
+        "last_used_at": time_text(row.last_used_at),
+        "phases_ms": row.phases,
+        "failure": row.failure,
+        "console_tail": row.console_tail or None,
+    }

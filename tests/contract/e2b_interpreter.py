@@ -1,0 +1,54 @@
+"""Runs inside a virtual environment with the published e2b-code-interpreter: cells, results, errors, a picture."""
+
+# mypy: ignore-errors
+# (its imports exist only in that environment)
+
+from __future__ import annotations
+
+import base64
+import re
+
+from e2b_code_interpreter import Sandbox
+
+
+def cells(box):
+    assert box.run_code("2 ** 10").text == "1024"
+    box.run_code("x = 41")
+    done = box.run_code("print('ünï'); import sys; print('err', file=sys.stderr); x + 1")
+    assert (done.text, "".join(done.logs.stdout), "".join(done.logs.stderr)) == ("42", "ünï\n", "err\n"), done
+    assert box.run_code("import os; os.environ['Q']", envs={"Q": "value"}).text == "'value'"
+
+
+def errors(box):
+    error = box.run_code("1 / 0").error
+    assert error.name == "ZeroDivisionError"
+    assert "division" in error.value
+    # The traceback comes in colours.
+    assert "1 / 0" in re.sub("\x1b\\[[0-9;]*m", "", error.traceback)
+
+
+def pictures(box):
+    done = box.run_code("import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nplt.show()")
+    assert done.error is None, done.error
+    png = next(result.png for result in done.results if result.png)
+    assert base64.b64decode(png).startswith(b"\x89PNG")
+
+
+def tables(box):
+    done = box.run_code("import pandas\npandas.DataFrame({'a': [1, 2]})")
+    assert "<table" in done.results[0].html
+
+
+def contexts(box):
+    context = box.create_code_context()
+    assert box.run_code("'x' in globals()", context=context).text == "False"
+
+
+if __name__ == "__main__":
+    box = Sandbox.create(timeout=600)
+    try:
+        for check in (cells, errors, pictures, tables, contexts):
+            check(box)
+            print("ok", check.__name__, flush=True)
+    finally:
+        box.kill()

@@ -1,0 +1,200 @@
+"""Runs inside the virtual environment of the published client: everything it can do that we have, by its own words.
+
+Prints one line a check that passed; ends with a traceback at the first that does not.
+"""
+
+# mypy: ignore-errors
+# (its imports exist only in that environment)
+
+from __future__ import annotations
+
+import sys
+
+from pandastack.exceptions import (
+    AuthError,
+    BadRequestError,
+    CommandFailed,
+    NotFoundError,
+    SandboxTimeout,
+    ServerError,
+)
+
+from pandastack import Client
+
+
+def fails(kind, call, *parts):
+    """``call`` raises exactly ``kind``, with all ``parts`` in the message."""
+    raised = None
+    try:
+        call()
+    except kind as error:
+        raised = error
+    assert type(raised) is kind, raised
+    assert all(part in str(raised) for part in parts), str(raised)
+
+
+def account(client, url):
+    assert client.me()["current_org"] == "default"
+    made = client.tokens.create("ci", expires_in_days=3)
+    made = made if isinstance(made, dict) else vars(made)
+    assert made["token"].startswith("pds_")
+    other = Client(api_url=url, api_key=made["token"])
+    assert other.sandboxes.list() == []
+    client.tokens.revoke(made["prefix"])
+    fails(AuthError, other.sandboxes.list)
+    fails(AuthError, Client(api_url=url, api_key="pds_wrong").me)
+
+
+def templates(client, url):
+    names = [template.name for template in client.templates.list()]
+    assert names == ["base", "code-interpreter"], names
+    assert client.templates.get("ubuntu-24.04").name == "base"
+    fails(NotFoundError, lambda: client.templates.get("nope"))
+
+
+def life(client, url):
+    sandbox = client.sandboxes.create(
+        template="base", ttl_seconds=600, metadata={"a": "b"}, cpu=2, memory_mb=1
+    )
+    assert sandbox.status == "running"
+    assert sandbox.metadata == {"a": "b"}
+    assert sandbox.boot_ms is not None
+    assert [each.id for each in client.sandboxes.list()] == [sandbox.id]
+    sandbox.pause()
+    assert client.sandboxes.get(sandbox.id).status == "paused"
+    fails(BadRequestError, lambda: sandbox.exec("true"), "paused")
+    sandbox.resume()
+    sandbox.refresh()
+    assert sandbox.status == "running"
+    sandbox.set_ttl(700)
+    assert sandbox.lifecycle()["ttl_seconds"] == 700
+    sandbox.set_persistent(True)
+    assert sandbox.lifecycle()["persistent"] is True
+    sandbox.kill()
+    fails(NotFoundError, lambda: client.sandboxes.get(sandbox.id))
+    fails(NotFoundError, sandbox.kill)
+    fails(NotFoundError, lambda: client.sandboxes.create(template="nope"), "unknown template")
+    fails(
+        BadRequestError,
+        lambda: client.sandboxes.create(ttl_seconds=10**9),
+        "ttl_seconds exceeds tier maximum",
+    )
+    with client.sandboxes.create() as inner:
+        assert inner.template == "code-interpreter"
+    assert client.sandboxes.list() == []
+
+
+def commands(client, url):
+    with client.sandboxes.create(template="base") as sandbox:
+        result = sandbox.exec("python3 -c 'print(2 ** 10)'; echo ünï >&2; exit 3", timeout_seconds=20)
+        assert (result.stdout, result.stderr, result.exit_code) == ("1024\n", "ünï\n", 3)
+        assert result.duration_ms >= 0
+        fails(CommandFailed, lambda: sandbox.exec("exit 4", check=True))
+        fails(SandboxTimeout, lambda: sandbox.exec("sleep 30", timeout_seconds=1))
+        out, err = [], []
+        code = sandbox.exec_stream(
+            "printf 'a\\u2028\\r\\nü\\n'; sleep 0.3; echo e >&2; exit 5",
+            out.append,
+            err.append,
+            timeout_seconds=20,
+        )
+        assert (code, "".join(out), "".join(err)) == (5, "a\u2028\r\nü\n", "e\n"), (code, out, err)
+        fails(SandboxTimeout, lambda: sandbox.exec_stream("sleep 30", timeout_seconds=1))
+        assert sandbox.run_code("print(6 * 7)").stdout == "42\n"
+        assert list(sandbox.logs()) == ["hello", "ünïcode"]
+        assert list(sandbox.logs(stream="stderr")) == ["ünïcode"]
+        follow = sandbox.logs(follow=True)
+        assert [next(follow), next(follow)] == ["hello", "ünïcode"]
+
+
+def files(client, url):
+    with client.sandboxes.create(template="base") as sandbox:
+        fs = sandbox.filesystem
+        data = bytes(range(256)) * 100
+        fs.write("/deep/日本 語+.bin", data)
+        assert fs.read("/deep/日本 語+.bin") == data
+        assert [entry.name for entry in fs.listdir("/deep")] == ["日本 語+.bin"]
+        info = fs.stat("/deep/日本 語+.bin")
+        assert (info.size, info.is_dir) == (len(data), False)
+        assert fs.exists("/deep")
+        assert not fs.exists("/nope")
+        fails(NotFoundError, lambda: fs.read("/nope"))
+        fails(BadRequestError, lambda: fs.read("/../etc/passwd"), "..")
+
+
+def sleep(client, url):
+    with client.sandboxes.create(template="base") as sandbox:
+        sandbox.filesystem.write("/x", b"1")
+        sandbox.hibernate()
+        assert client.sandboxes.get(sandbox.id).status == "hibernated"
+        assert sandbox.filesystem.read("/x") == b"1"
+        assert client.sandboxes.get(sandbox.id).status == "running"
+        sandbox.hibernate()
+        sandbox.wake()
+        sandbox.wake()
+        assert sandbox.exec("echo awake").stdout == "awake\n"
+
+
+def snapshots(client, url):
+    sandbox = client.sandboxes.create(template="base")
+    snapshot_id = sandbox.snapshot()
+    assert isinstance(snapshot_id, str)
+    sandbox.kill()
+    (listed,) = client.snapshots.list(sandbox_id=sandbox.id)
+    assert listed["id"] == snapshot_id
+    assert listed["template"] == "base"
+    assert client.snapshots.get(snapshot_id)["sandbox_id"] == sandbox.id
+    with client.sandboxes.create(from_snapshot=snapshot_id) as again:
+        assert again.from_snapshot == snapshot_id
+        client.snapshots.delete(snapshot_id)
+        assert again.exec("echo on").stdout == "on\n"
+    assert client.snapshots.list() == []
+    fails(NotFoundError, lambda: client.snapshots.get(snapshot_id))
+    fails(NotFoundError, lambda: client.sandboxes.create(from_snapshot=snapshot_id), snapshot_id)
+
+
+def forks(client, url):
+    with client.sandboxes.create(template="base", metadata={"a": "1"}) as sandbox:
+        child = sandbox.fork()
+        assert child.id != sandbox.id
+        assert (child.template, child.memory_mb, child.status) == ("base", 512, "running")
+        assert child.exec("echo forked").stdout == "forked\n"
+        # The client itself adds the parent's id to what it shows.
+        labels = {"a": "1", "b": "2", "fork_parent_id": child.id}
+        assert child.fork(metadata={"b": "2"}).metadata == labels
+        branches = sandbox.fork_tree(3)
+        (tree,) = {branch.metadata["fork_tree_id"] for branch in branches}
+        done = branches[1].promote(cleanup_siblings=True)
+        assert (done["winner"], done["tree_id"]) == (branches[1].id, tree)
+        assert sorted(done["deleted"]) == sorted((branches[0].id, branches[2].id))
+        assert done["failures"] == {}
+        found = sandbox.explore(
+            ["echo one", "echo two; exit 3", "echo three"],
+            score_fn=lambda _, outcome: float(len(outcome.stdout_tail)),
+        )
+        assert found.winner.exec("echo won").stdout == "won\n"
+        assert client.sandboxes.get(sandbox.id).status == "running"
+        for each in client.sandboxes.list():
+            if each.id != sandbox.id:
+                each.kill()
+
+
+def unbuilt(client, url):
+    with client.sandboxes.create(template="base") as sandbox:
+        for call in (
+            sandbox.create_code_context,
+            client.volumes.list,
+            client.databases.list,
+            client.functions.list,
+            client.schedules.list,
+            client.apps.list,
+            client.templates.builds,
+        ):
+            fails(ServerError, call, "not built")
+
+
+if __name__ == "__main__":
+    address, key = sys.argv[1:]
+    for check in (account, templates, life, commands, files, sleep, snapshots, forks, unbuilt):
+        check(Client(api_url=address, api_key=key), address)
+        print("ok", check.__name__)
