@@ -21,7 +21,7 @@ from pandastackd.agent.ledger import VMM_COST_MIB, MemoryLedger
 from pandastackd.agent.moves import hibernate, rollback, wake
 from pandastackd.agent.rooms import Rooms
 from pandastackd.agent.sandbox import Sandbox
-from pandastackd.agent.shelf import snapshot_report, template_reports, user_snapshots
+from pandastackd.agent.shelf import template_reports, user_snapshots
 from pandastackd.config import Settings
 from pandastackd.disk.layout import DataDir
 from pandastackd.disk.space import require_free
@@ -199,7 +199,7 @@ class Agent:
         sandbox = self._find(sandbox_id)
         async with sandbox.lock:
             captured = await capture_sandbox(self._rooms, sandbox, snapshot_id, kind=Kind.SNAPSHOT)
-        return snapshot_report(captured.snapshot, captured.timing)
+        return captured.report
 
     async def snapshots(self) -> list[str]:
         """Ids of users' snapshots on this host, and of whatever cannot be read and may be one."""
@@ -216,9 +216,8 @@ class Agent:
         for child in fork.children:
             if isinstance(child, Sandbox):
                 self._sandboxes[child.id] = child
-        captured = snapshot_report(fork.captured.snapshot, fork.captured.timing)
         children = tuple(child.report() if isinstance(child, Sandbox) else child for child in fork.children)
-        return ForkReport(captured, children)
+        return ForkReport(fork.captured.report, children)
 
     def guest(self, sandbox_id: str) -> GuestClient:
         """The client of a running sandbox's guest agent.

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from pandastackd.agent.rooms import Rooms
 from pandastackd.agent.sandbox import Sandbox
+from pandastackd.agent.shelf import snapshot_report
 from pandastackd.disk.space import require_free
+from pandastackd.domain import SnapshotReport
 from pandastackd.errors import Conflict
 from pandastackd.lifecycle import State
 from pandastackd.snapshot import Kind, Snapshot, describe
-from pandastackd.snapshot.capture import CaptureTiming, capture
+from pandastackd.snapshot.capture import capture
 
 MARGIN_MIB = 64
 """Besides the guest's memory, which is the most that a capture can write."""
@@ -22,10 +24,10 @@ MARGIN_MIB = 64
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A published snapshot and how long taking it took."""
+    """A published snapshot, and what is told of it."""
 
     snapshot: Snapshot
-    timing: CaptureTiming
+    report: SnapshotReport
 
 
 async def capture_sandbox(
@@ -77,4 +79,5 @@ async def capture_sandbox(
             env=origin.env,
             parent=sandbox.record.snapshot_id,
         )
-        return Captured(await rooms.snapshots.publish(draft, manifest, durable=durable), timing)
+        snapshot = await rooms.snapshots.publish(draft, manifest, durable=durable)
+        return Captured(snapshot, snapshot_report(snapshot, timing))
