@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 
+from pandastack import Client
 from pandastack.exceptions import (
     AuthError,
     BadRequestError,
@@ -18,8 +19,6 @@ from pandastack.exceptions import (
     SandboxTimeout,
     ServerError,
 )
-
-from pandastack import Client
 
 
 def fails(kind, call, *parts):

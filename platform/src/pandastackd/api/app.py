@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from pandastackd.api import (
     account,
@@ -23,6 +23,7 @@ from pandastackd.api import (
     snapshots,
     templates,
 )
+from pandastackd.api.dependencies import caller_of
 from pandastackd.api.middleware import Envelope
 from pandastackd.api.wire import ErrorBody
 from pandastackd.config import Settings
@@ -55,7 +56,8 @@ def create_app(control: Control, settings: Settings, metrics: Metrics | None = N
     app.state.settings = settings
     app.state.metrics = metrics = metrics or Metrics()
     errors.install(app)
-    v1 = APIRouter(prefix="/v1", responses=_ERRORS)
+    # Who calls is asked before anything else, so that a stranger learns nothing and has no body read.
+    v1 = APIRouter(prefix="/v1", responses=_ERRORS, dependencies=[Depends(caller_of)])
     # not_built goes first: its fixed paths must win over {name} of the others.
     for router in (
         not_built.router,
