@@ -45,8 +45,9 @@ class Settings(BaseSettings):
     dns_servers: list[ipaddress.IPv4Address] = []
     """Where guests' DNS queries are sent. Default: the host's own non-loopback resolvers."""
 
-    memory_overcommit: float = Field(default=1.0, gt=0, le=16)
-    """How many times the host's memory may be promised to guests. 1 never promises more than there is."""
+    memory_overcommit: float = Field(default=4.0, gt=0, le=16)
+    """How many times the host's memory may be promised to guests. Guests of one snapshot share all they have not
+    written, so 4 is seldom used up; 1 promises nothing that there is not. What is free at the moment is checked too."""
 
     memory_reserve_mib: int = Field(default=1024, ge=0)
     """Host memory never promised to guests."""

@@ -24,7 +24,7 @@ from pandastackd.errors import GuestUnreachable, HostFailure, NotFound, VmmFaile
 from pandastackd.guest import Identity
 from pandastackd.network import Slot
 from pandastackd.snapshot import Snapshot
-from pandastackd.vmm import Machine
+from pandastackd.vmm import Machine, Vmm
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ async def start_machine(
         watch.lap()
         await vmm.resume()
         try:
-            await sandbox.connect_guest().introduce(identity, deadline_seconds=GUEST_DEADLINE_SECONDS)
+            await _introduce(sandbox, vmm, identity)
         except (GuestUnreachable, HostFailure) as silent:
             raise VmmFailed(silent.message, console_tail=vmm.console_tail(), code=silent.code) from silent
         return StartTiming(disk_ms, vmm.timing.start_ms, vmm.timing.load_ms, watch.lap())
@@ -106,6 +106,25 @@ async def start_machine(
         # Shielded: a caller that gives up in the middle must not leave half a machine behind.
         await asyncio.shield(_undo(rooms, sandbox, slot, generation))
         raise
+
+
+async def _introduce(sandbox: Sandbox, vmm: Vmm, identity: Identity) -> None:
+    """Introduce the guest, and do not wait for the answer of one whose VMM has died."""
+    guest = sandbox.connect_guest()
+    answer = asyncio.create_task(guest.introduce(identity, deadline_seconds=GUEST_DEADLINE_SECONDS))
+    end = asyncio.create_task(vmm.wait())
+    try:
+        await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise VmmFailed(
+                f"the VMM ended before its guest had answered ({end.result()})",
+                console_tail=vmm.console_tail(),
+            )
+        await answer
+    finally:
+        answer.cancel()
+        end.cancel()
+        await asyncio.gather(answer, end, return_exceptions=True)
 
 
 async def _undo(rooms: Rooms, sandbox: Sandbox, slot: Slot, generation: int) -> None:

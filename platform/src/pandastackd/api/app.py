@@ -56,11 +56,10 @@ def create_app(control: Control, settings: Settings, metrics: Metrics | None = N
     app.state.settings = settings
     app.state.metrics = metrics = metrics or Metrics()
     errors.install(app)
-    # Who calls is asked before anything else, so that a stranger learns nothing and has no body read.
-    v1 = APIRouter(prefix="/v1", responses=_ERRORS, dependencies=[Depends(caller_of)])
+    v1 = APIRouter(prefix="/v1", responses=_ERRORS)
     # not_built goes first: its fixed paths must win over {name} of the others.
+    v1.include_router(not_built.router)
     for router in (
-        not_built.router,
         account.router,
         sandboxes.router,
         lifecycle.router,
@@ -71,7 +70,8 @@ def create_app(control: Control, settings: Settings, metrics: Metrics | None = N
         files.router,
         templates.router,
     ):
-        v1.include_router(router)
+        # Who calls is asked before anything else, so that a stranger has no body read and learns no rules.
+        v1.include_router(router, dependencies=[Depends(caller_of)])
     app.include_router(v1)
     app.include_router(health.router)
     # Another platform's contract, written down by them; our own description stays our own.

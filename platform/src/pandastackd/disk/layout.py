@@ -4,10 +4,8 @@
     <data>/admin.key, secret.key, pandastack.db
     <data>/pandastack.img            sparse XFS, only where the file system cannot reflink; mounted on host/
     <data>/host/                     can reflink
-        kernel/<digest>/             vmlinux, bzImage, initramfs.cpio.gz, manifest.json
-        rootfs/<digest>.ext4         built root file systems, by recipe digest
         snapshots/<id>/              manifest.json, memory, state, disk: immutable
-        sandboxes/<id>/              record.json, disk, memory, vmm/: one a live sandbox
+        sandboxes/<id>/              record.json, machine-*/, vmm/: one a live sandbox
         staging/                     anything half-made; emptied at start
 
 Everything is closed to other users (0700): VMMs get the files they need by bind mount before they drop
@@ -74,16 +72,6 @@ class DataDir:
         return self.root / "host"
 
     @property
-    def kernels(self) -> Path:
-        """Folder of guest kernels."""
-        return self.host / "kernel"
-
-    @property
-    def rootfs(self) -> Path:
-        """Folder of built root file systems."""
-        return self.host / "rootfs"
-
-    @property
     def snapshots(self) -> Path:
         """Folder of snapshots: templates' and users' own."""
         return self.host / "snapshots"
@@ -97,14 +85,6 @@ class DataDir:
     def staging(self) -> Path:
         """Folder of half-made things, on the file system of their final places."""
         return self.host / "staging"
-
-    def kernel(self, digest: str) -> Path:
-        """Folder of one guest kernel. Raises InvalidRequest: not a plain name."""
-        return self.kernels / _plain(digest)
-
-    def rootfs_image(self, digest: str) -> Path:
-        """File of one built root file system. Raises InvalidRequest: not a plain name."""
-        return self.rootfs / f"{_plain(digest)}.ext4"
 
     def snapshot(self, snapshot_id: str) -> Path:
         """Folder of one snapshot. Raises InvalidRequest: not a plain name."""
@@ -135,7 +115,7 @@ class DataDir:
                 self._lock_directory(undo)
                 _make_directory(self.host, undo)
                 self._make_reflink_capable(image_gib * 1024, reserve_mib, undo)
-                for folder in (self.kernels, self.rootfs, self.snapshots, self.sandboxes, self.staging):
+                for folder in (self.snapshots, self.sandboxes, self.staging):
                     _make_directory(folder, undo)
                 self.host.chmod(0o700)
                 empty_directory(self.staging)
