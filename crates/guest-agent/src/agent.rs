@@ -2,6 +2,8 @@
 
 use std::{cell::RefCell, collections::BTreeMap, io, path::PathBuf, rc::Rc};
 
+use tokio::sync::Notify;
+
 use crate::{
     filesystem::watchers::Watchers,
     init::IdentityFiles,
@@ -68,6 +70,8 @@ pub struct Agent {
     pub birthright: Birthright,
     /// The output of all processes, in lines.
     pub logs: Logs,
+    /// Tells tunnels that their other end knows a different machine.
+    pub reborn: Notify,
     /// Directory watchers that are polled.
     pub watchers: Watchers,
     /// CPU use between two looks.
@@ -104,6 +108,7 @@ impl Agent {
             netns,
             birthright,
             logs: Logs::default(),
+            reborn: Notify::new(),
             watchers: Watchers::default(),
             sampler: Sampler::default(),
             init_pid: config.init_pid,

@@ -89,6 +89,7 @@ pub fn apply(agent: &Agent, request: InitRequest) -> Result<Option<String>> {
     }
     let mut warning = None;
     if request.reset_connections {
+        agent.reborn.notify_waiters();
         match sockets::reset(agent.netns.as_ref()) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 warning = Some(format!("connections were not reset: {error}"));

@@ -3,13 +3,16 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use hyper::{Request, StatusCode, body::Incoming, header};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpSocket, TcpStream},
+    select,
     task::spawn_local,
 };
 
@@ -44,10 +47,18 @@ pub async fn answer(agent: &Shared, request: Request<Incoming>) -> Result<Answer
         Error::with_status(Code::FailedPrecondition, 502, text)
     })?;
     let upgrade = hyper::upgrade::on(request);
+    let agent = agent.clone();
     spawn_local(async move {
-        if let Ok(client) = upgrade.await {
+        let reborn = agent.reborn.notified();
+        let Ok(client) = upgrade.await else { return };
+        let mut client = TokioIo::new(client);
+        select! {
             // Either end may break at any time; there is nobody left to tell.
-            let _ = copy_bidirectional(&mut TokioIo::new(client), &mut target).await;
+            _ = copy_bidirectional(&mut client, &mut target) => {}
+            // A tunnel came out of a snapshot: the program at its end sees a reset, as for any other connection.
+            () = reborn => {
+                let _ = sockopt::set_socket_linger(&target, Some(Duration::ZERO));
+            }
         }
     });
     let mut answer = http::status_only(StatusCode::SWITCHING_PROTOCOLS);

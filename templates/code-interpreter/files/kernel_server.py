@@ -62,8 +62,9 @@ del _warm
 """
 RESEED_CELL = """
 def _reseed():
-    import random, sys
+    import os, random, ssl, sys
     random.seed()
+    ssl.RAND_add(os.urandom(32), 32.0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
 _reseed()

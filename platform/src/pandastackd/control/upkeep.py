@@ -121,8 +121,11 @@ class Upkeep:
             if alone or row.operation_until is None or row.operation_until <= self._now():
                 await self._undo_create(row)
         elif report is not None and report.state in _SETTLED and state in _SETTLED | {State.FAILED}:
+            if alone and row.operation is not None:
+                # Whoever made this claim ended with the process; nobody else is going to let go of it.
+                await self._store.sandboxes.release(row.id, row.operation)
             if report.state is not state:
-                await self._follow(row, alone)
+                await self._moves.follow(row)
         elif state in _SETTLED:
             if report is None:
                 await self._look_again(row)
@@ -137,12 +140,6 @@ class Upkeep:
             await self._host.report(row.id)
         except NotFound:
             await self._fail(row, _LOST, "")
-
-    async def _follow(self, row: SandboxRow, alone: bool) -> None:
-        """A move was cut off between the host and the row."""
-        if alone and row.operation is not None:
-            await self._store.sandboxes.release(row.id, row.operation)
-        await self._moves.follow(row)
 
     async def _undo_create(self, row: SandboxRow) -> None:
         log.warning("reconcile.abandoned_create", sandbox=row.id)
