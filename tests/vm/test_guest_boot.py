@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from pandastackd.config import Settings
 from pandastackd.network.addresses import guest_network_arguments
 from pandastackd.programs import find_program
 from pandastackd.template import debian
@@ -25,8 +26,6 @@ from pandastackd.template.kernel import Kernel, fetch_kernel
 from pandastackd.template.recipe import DEFAULT_SUITE
 from pandastackd.vmm.qemu_command import CONTROL_MAC, DATA_MAC, TCG, kernel_cmdline
 from pandastackd.vmm.tsc import measure_tsc_khz
-
-from .conftest import DATA_DIR
 
 pytestmark = pytest.mark.needs("qemu-system-x86_64", "mmdebstrap", "mke2fs", "busybox")
 
@@ -63,8 +62,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     (root / "etc/precious").write_text("precious\n")
     (root / "etc/resolv.conf").symlink_to("precious")
     disk = scratch / "disk.ext4"
-    kept = DATA_DIR / "host" / "kernel"
-    kernels = kept if (kept / DEFAULT_SUITE / "manifest.json").exists() else scratch
+    # The platform's own cache, so that the kernel is fetched once a machine and not once a run.
+    kernels = Settings().cache_dir / "kernel"
+    kernels.mkdir(parents=True, exist_ok=True)
 
     async def make() -> Kernel:
         await make_image(root, disk, 64)

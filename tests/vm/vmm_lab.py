@@ -17,9 +17,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pandastackd.programs import find_program
 from pandastackd.vmm import Enclosure, Machine, Vmm
 from pandastackd.vmm.cgroups import Cgroup, CgroupTree, Limits
-from pandastackd.vmm.jail import Jailed, JailedProgram, JailHome, find_program, start
+from pandastackd.vmm.jail import Jailed, JailedProgram, JailHome, start
 from pandastackd.vmm.processes import start_time
 from pandastackd.vmm.qemu import QemuDriver
 from pandastackd.vmm.qemu_command import TCG
