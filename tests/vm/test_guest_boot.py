@@ -150,7 +150,7 @@ def test_the_agent_finds_a_machine_set_up(boot: Boot, macs: tuple[str, str]) -> 
     assert "/dev/vda / ext4 rw,noatime" in seen["mounts"]
     assert "cgroup2 /sys/fs/cgroup cgroup2" in seen["mounts"]
     assert "/tmp " not in seen["mounts"], "/tmp belongs on the disk, where space is"
-    assert seen["inits"] == "guest-agent init"
+    assert seen["inits"] == "guest-agent identity init"
 
 
 def test_the_end_is_orderly_and_leaves_a_clean_disk(boot: Boot, tmp_path: Path) -> None:
