@@ -261,6 +261,8 @@ async def test_one_agent_a_host() -> None:
 
 @in_lab
 async def test_a_network_in_use_is_refused_by_name() -> None:
+    # A new namespace starts as the host's own is, and a server that ran before has switched it on there.
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
     add_link("corp0", "10.213.9.1", 24)
     with pytest.raises(Conflict, match=r"10\.213\.0\.0/16.*10\.213\.9.*corp0.*PANDASTACK_NETWORK"):
         await make_pool().start()
