@@ -1,7 +1,7 @@
 """How long a create takes through the whole platform, beside a bare restore of the same snapshot in the same run.
 
 Starts a server of its own on the data directory (``PANDASTACK_DATA_DIR``, default ``/var/lib/pandastack``)
-unless ``--api`` is given, then alternates: C creates at once through the SDK, each followed by one command; C
+and alternates: C creates at once through the SDK, each followed by one command; C
 bare restores at once by hand. Prints every figure as ``{p50, p90, p99}`` in milliseconds.
 """
 

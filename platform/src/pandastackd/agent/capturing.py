@@ -7,6 +7,7 @@ state, written pages and the disk clone. The parent goes on whatever happens (``
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pandastackd.agent.rooms import Rooms
 from pandastackd.agent.sandbox import Sandbox
@@ -16,7 +17,7 @@ from pandastackd.domain import SnapshotReport
 from pandastackd.errors import Conflict
 from pandastackd.lifecycle import State
 from pandastackd.snapshot import Kind, Snapshot, describe
-from pandastackd.snapshot.capture import capture
+from pandastackd.snapshot.capture import CaptureTiming, capture
 
 MARGIN_MIB = 64
 """Besides the guest's memory, which is the most that a capture can write."""
@@ -43,29 +44,15 @@ async def capture_sandbox(
         InsufficientStorage: the disk could not hold all of its memory.
         VmmFailed, HostFailure: the capture failed; the sandbox goes on and nothing is left behind.
     """
-    state, vmm = sandbox.record.state, sandbox.vmm
-    if state not in (State.RUNNING, State.PAUSED) or vmm is None:
+    state = sandbox.record.state
+    if state not in (State.RUNNING, State.PAUSED) or sandbox.vmm is None:
         raise Conflict(
             f"sandbox {sandbox.id} is {state}; a snapshot needs it running or paused", code="not_running"
         )
-    require_free(
-        rooms.data,
-        sandbox.record.memory_mib + MARGIN_MIB,
-        reserve_mib=rooms.settings.disk_reserve_mib,
-        what=f"snapshot sandbox {sandbox.id}",
-    )
-    if state is State.RUNNING:
-        await sandbox.guest().sync()
+    await prepare_capture(rooms, sandbox, f"snapshot sandbox {sandbox.id}")
     origin = sandbox.record.origin
     async with rooms.snapshots.draft(snapshot_id) as draft:
-        timing = await capture(
-            vmm,
-            disk=sandbox.machine_directory() / "disk",
-            base_memory=sandbox.machine_directory() / "memory",
-            draft=draft,
-            tool=rooms.memory,
-            keep_paused=state is State.PAUSED,
-        )
+        timing = await capture_into(rooms, sandbox, draft, keep_paused=state is State.PAUSED)
         manifest = describe(
             draft,
             snapshot_id=snapshot_id,
@@ -81,3 +68,32 @@ async def capture_sandbox(
         )
         snapshot = await rooms.snapshots.publish(draft, manifest, durable=durable)
         return Captured(snapshot, snapshot_report(snapshot, timing))
+
+
+async def prepare_capture(rooms: Rooms, sandbox: Sandbox, what: str) -> None:
+    """Room for the most that a capture can write, and the guest's file systems flushed if it runs.
+
+    Raises:
+        InsufficientStorage: the disk could not hold all of its memory; says that it is too little to do ``what``.
+    """
+    require_free(
+        rooms.data,
+        sandbox.record.memory_mib + MARGIN_MIB,
+        reserve_mib=rooms.settings.disk_reserve_mib,
+        what=what,
+    )
+    if sandbox.record.state is State.RUNNING:
+        await sandbox.guest().sync()
+
+
+async def capture_into(rooms: Rooms, sandbox: Sandbox, draft: Path, *, keep_paused: bool) -> CaptureTiming:
+    """Capture the machine files that count into ``draft``; errors are those of ``snapshot.capture``."""
+    files = sandbox.machine_directory()
+    return await capture(
+        sandbox.machine(),
+        disk=files / "disk",
+        base_memory=files / "memory",
+        draft=draft,
+        tool=rooms.memory,
+        keep_paused=keep_paused,
+    )

@@ -19,21 +19,20 @@ from contextlib import suppress
 
 import structlog
 
+from pandastackd.agent.capturing import capture_into, prepare_capture
 from pandastackd.agent.rooms import Rooms
 from pandastackd.agent.sandbox import ENTROPY_BYTES, Sandbox, new_identity
 from pandastackd.agent.start import Instant, Stopwatch, start_machine
 from pandastackd.disk.atomic import remove_tree, sync_tree
-from pandastackd.disk.space import require_free, storage_errors
+from pandastackd.disk.space import storage_errors
 from pandastackd.domain import Phases
 from pandastackd.errors import Conflict, PlatformError
 from pandastackd.guest import Identity
 from pandastackd.lifecycle import Event, State, advance
 from pandastackd.snapshot import Snapshot
-from pandastackd.snapshot.capture import CaptureTiming, capture
+from pandastackd.snapshot.capture import CaptureTiming
 
 log = structlog.get_logger(__name__)
-
-MARGIN_MIB = 64
 
 
 async def hibernate(
@@ -49,14 +48,7 @@ async def hibernate(
     record = sandbox.record
     state = advance(record.state, Event.HIBERNATE, sandbox_id=sandbox.id)
     vmm = sandbox.machine()
-    require_free(
-        rooms.data,
-        record.memory_mib + MARGIN_MIB,
-        reserve_mib=rooms.settings.disk_reserve_mib,
-        what=f"hibernate sandbox {sandbox.id}",
-    )
-    if record.state is State.RUNNING:
-        await sandbox.guest().sync()
+    await prepare_capture(rooms, sandbox, f"hibernate sandbox {sandbox.id}")
     generation = record.generation + 1
     draft = sandbox.machine_directory(generation)
     await asyncio.to_thread(remove_tree, draft)
@@ -64,14 +56,7 @@ async def hibernate(
     try:
         with storage_errors("hibernate a sandbox"):
             draft.mkdir(mode=0o700)
-            timing = await capture(
-                vmm,
-                disk=sandbox.machine_directory() / "disk",
-                base_memory=sandbox.machine_directory() / "memory",
-                draft=draft,
-                tool=rooms.memory,
-                keep_paused=True,
-            )
+            timing = await capture_into(rooms, sandbox, draft, keep_paused=True)
             captured = True
             if durable:
                 await asyncio.to_thread(sync_tree, draft)
