@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,8 +45,18 @@ def agent(tmp_path: Path) -> FakeAgent:
     return FakeAgent(tmp_path / "guests")
 
 
+@pytest.fixture(scope="session")
+async def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database with today's schema, for tests to copy: migrating one a test would take most of the time."""
+    file = tmp_path_factory.mktemp("migrated") / "test.db"
+    store = await Store.open(f"sqlite+aiosqlite:///{file}")
+    await store.close()
+    return file
+
+
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def store(migrated: Path, tmp_path: Path) -> AsyncIterator[Store]:
+    shutil.copyfile(migrated, tmp_path / "test.db")
     store = await Store.open(f"sqlite+aiosqlite:///{tmp_path}/test.db")
     yield store
     await store.close()
@@ -74,9 +85,16 @@ async def stranger(control: Control, store: Store, clock: TurnableClock) -> str:
     return secret
 
 
+@pytest.fixture(scope="session")
+def routes() -> FastAPI:
+    """The application without a control plane: its routes are the same for every test, and slow to make."""
+    return create_app(None, None)  # type: ignore[arg-type]
+
+
 @pytest.fixture
-def app(control: Control, settings: Settings) -> FastAPI:
-    return create_app(control, settings)
+def app(routes: FastAPI, control: Control, settings: Settings) -> FastAPI:
+    routes.state.control, routes.state.settings = control, settings
+    return routes
 
 
 @pytest.fixture
