@@ -1,9 +1,9 @@
 # The commands of the house. Each does all the set-up it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format lock clean
+.PHONY: help setup demo test compatibility bench lint format lock clean
 
 help:  ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 setup:  ## Install what is needed and build everything; a second run takes seconds.
 	@scripts/setup
@@ -13,6 +13,10 @@ demo: setup  ## Build a template, run code in a microVM restored from its snapsh
 
 test: setup  ## Run every test that this machine can run, and name those it cannot.
 	@scripts/test
+
+compatibility: setup  ## Run every published client, write docs/compatibility.md, and say which have newer releases.
+	@PANDASTACK_WRITE_COMPATIBILITY=1 .venv/bin/python -m pytest -q tests/contract/test_clients.py
+	@.venv/bin/python -c 'from tests.contract.clients import newer; print(*newer() or ["every pin is the newest"], sep="\n")'
 
 bench: setup  ## Measure create at concurrency 1, 4 and 10 beside a bare restore, and print a table.
 	@.venv/bin/python scripts/bench.py

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 
+from capability import run
 from e2b_code_interpreter import Sandbox
 
 
@@ -47,8 +48,6 @@ def contexts(box):
 if __name__ == "__main__":
     box = Sandbox.create(timeout=600)
     try:
-        for check in (cells, errors, pictures, tables, contexts):
-            check(box)
-            print("ok", check.__name__, flush=True)
+        run((cells, errors, pictures, tables, contexts), box)
     finally:
         box.kill()

@@ -1,7 +1,4 @@
-"""Runs inside a virtual environment with a published E2B client: what a coding agent does, by the client's own words.
-
-Prints one line a check that passed; ends with a traceback at the first that does not.
-"""
+"""Runs inside a virtual environment with a published e2b: what a coding agent does, by the client's own words."""
 
 # mypy: ignore-errors
 # (its imports exist only in that environment)
@@ -9,10 +6,10 @@ Prints one line a check that passed; ends with a traceback at the first that doe
 from __future__ import annotations
 
 import os
-import sys
 import time
 import urllib.request
 
+from capability import fails, run
 from e2b import (
     CommandExitException,
     NotFoundException,
@@ -20,15 +17,6 @@ from e2b import (
     SandboxQuery,
     TimeoutException,
 )
-
-
-def fails(kind, call):
-    """The error of the given kind that ``call`` raises."""
-    try:
-        call()
-    except kind as error:
-        return error
-    raise AssertionError(f"no {kind.__name__}")
 
 
 def commands(box):
@@ -157,14 +145,9 @@ def ending(box):
     assert "not found" in str(fails(Exception, lambda: box.commands.run("true")))
 
 
-CHECKS = (commands, background, files, watching, terminal, looking, ports, sleeping, ending)
-
 if __name__ == "__main__":
     box = Sandbox.create(timeout=600, metadata={"a b": "c&d=ü"}, envs={"INNER": "made"})
     try:
-        for check in CHECKS:
-            check(box)
-            print("ok", check.__name__, flush=True)
+        run((commands, background, files, watching, terminal, looking, ports, sleeping, ending), box)
     finally:
         Sandbox.kill(box.sandbox_id)
-    sys.exit(0)

@@ -1,0 +1,73 @@
+"""Every published client of clients.toml, as it is, against a whole platform with real microVMs.
+
+Needs root, QEMU, the templates and the package registries; a client out of reach is skipped by name. With
+``PANDASTACK_WRITE_COMPATIBILITY=1`` (`make compatibility`) the page is written instead of compared.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pandastackd.child_server import ChildServer
+from tests.contract import compatibility
+from tests.contract.clients import Client, OutOfReach, Result, clients
+from tests.real_server import real_server
+
+WRITE = bool(os.environ.get("PANDASTACK_WRITE_COMPATIBILITY"))
+
+pytestmark = [pytest.mark.needs("root", "qemu-system-x86_64"), pytest.mark.timeout(1200)]
+
+SEEN: dict[Client, dict[str, Result]] = {}
+"""What this run saw, for the last test."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChildServer]:
+    """A running server on the test data directory; every sandbox it holds is deleted at the end."""
+    with real_server(tmp_path_factory.mktemp("server") / "server.log") as server:
+        yield server
+
+
+def _addresses(server: ChildServer) -> dict[str, str]:
+    return {
+        "PANDASTACK_API": server.url,
+        "PANDASTACK_API_KEY": server.admin_key,
+        "E2B_API_URL": server.url,
+        "E2B_SANDBOX_URL": server.url,
+        "E2B_API_KEY": server.admin_key.replace("pds_", "e2b_"),
+    }
+
+
+@pytest.mark.parametrize("client", clients(), ids=lambda client: f"{client.name} {client.version}")
+def test_a_client_does_what_the_page_says(server: ChildServer, tmp_path: Path, client: Client) -> None:
+    try:
+        seen = SEEN[client] = client.run(tmp_path, _addresses(server))
+    except OutOfReach as error:
+        pytest.skip(f"{client.name} {client.version} cannot be installed: {error}")
+    red = {name: result.reason for name, result in seen.items() if result.mark == "not ok"}
+    assert {name: reason for name, reason in red.items() if name not in client.known_limit} == {}
+    outlived = set(client.known_limit) - set(red)
+    assert not outlived, f"{outlived} work now: take them out of known_limit in clients.toml"
+    if not WRITE:
+        said = compatibility.rows(compatibility.PAGE.read_text()).get(compatibility.key(client), {})
+        assert compatibility.signs(seen, {**said, **seen}) == said, (
+            "`make compatibility` writes the page anew"
+        )
+
+
+def test_the_page_has_a_row_for_every_client_of_the_table() -> None:
+    said = compatibility.rows(compatibility.PAGE.read_text())
+    assert WRITE or set(said) == {compatibility.key(client) for client in clients()}
+
+
+def test_the_page_is_what_was_run() -> None:
+    if set(SEEN) != set(clients()):
+        pytest.skip("not every client was run here")
+    text = compatibility.page(SEEN)
+    if WRITE:
+        compatibility.PAGE.write_text(text)
+    assert compatibility.PAGE.read_text() == text, "`make compatibility` writes the page anew"
