@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     listen: str = "127.0.0.1:8080"
     """Address and port of the HTTP API."""
 
+    domain: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+(:[0-9]+)?$")
+    """What follows ``{port}-{sandbox id}.`` in the host names that reach sandboxes from outside, if a wildcard
+    DNS entry leads here. E2B's clients are told it; the gateway itself serves any domain."""
+
     templates_dir: Path | None = None
     """Folder of template recipes. Default: ``templates/`` of the checkout."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from pandastackd.api import create_app
 from pandastackd.api.e2b.unsupported import ROUTES
-from pandastackd.control import Control, Principal
+from pandastackd.config import Settings
+from pandastackd.control import Control, CreateRequest, Principal
+from pandastackd.errors import Conflict, VmmFailed
+from pandastackd.guest.types import LogLine
 from tests.unit.fakes import FakeAgent, TurnableClock
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +76,6 @@ async def test_create_look_and_end(
     [
         ({"allow_internet_access": False}, "allow_internet_access"),
         ({"autoPauseMemory": False}, "autoPauseMemory"),
-        ({"autoPause": True, "autoResume": {"enabled": False}}, "autoResume"),
         ({"network": {"denyOut": ["0.0.0.0/0"]}}, "network.denyOut"),
         ({"network": {"allowPublicTraffic": False}}, "network.allowPublicTraffic"),
         ({"mcp": {"x": {}}}, "mcp"),
@@ -158,26 +162,191 @@ async def test_anothers_sandbox_is_not_there(e2b: httpx.AsyncClient, stranger: s
             assert (await other.request(method, f"/sandboxes/{made['sandboxID']}{path}")).status_code == 404
 
 
-async def test_lifetime_pause_and_finding_again(
-    e2b: httpx.AsyncClient, control: Control, admin: Principal
+async def test_a_timeout_is_an_end_that_use_does_not_move(
+    e2b: httpx.AsyncClient, control: Control, clock: TurnableClock
 ) -> None:
-    made = await make(e2b, timeout=60, autoPause=True)
+    made = await make(e2b, timeout=60)
     path = f"/sandboxes/{made['sandboxID']}"
-    assert (await e2b.get(path)).json()["lifecycle"]["onTimeout"] == "pause"
-    assert (await e2b.post(f"{path}/timeout", json={"timeout": 100})).status_code == 204
-    assert (await control.sandboxes.get(admin, made["sandboxID"])).ttl_seconds == 100
-    again = await e2b.post(f"/v2{path}/connect", json={"timeout": 50})
-    assert (again.status_code, again.json()["envdAccessToken"]) == (200, made["envdAccessToken"])
-    assert (await control.sandboxes.get(admin, made["sandboxID"])).ttl_seconds == 100, "never shortened"
+
+    async def end() -> float:
+        ends = datetime.fromisoformat((await e2b.get(path)).json()["endAt"])
+        return (ends - clock.time).total_seconds()
+
+    assert await end() == 60
+    clock.turn(20)
+    async with control.traffic.reach(made["sandboxID"]):
+        pass
+    await control.settle()
+    assert await end() == 40
+    assert (await e2b.post(f"{path}/connect", json={"timeout": 30})).status_code == 200
+    assert await end() == 40, "a connect never shortens"
+    assert (await e2b.post(f"/v2{path}/connect", json={"timeout": 100})).status_code == 200
+    assert await end() == 100
+    assert (await e2b.post(f"{path}/refreshes", json={"duration": 50})).status_code == 204
+    assert await end() == 100
+    assert (await e2b.post(f"{path}/timeout", json={"timeout": 5})).status_code == 204
+    assert await end() == 5
+    clock.turn(6)
+    await control.upkeep.reap()
+    assert (await e2b.get(path)).status_code == 404
+
+
+async def test_a_pause_stops_the_time_and_a_resume_begins_it(
+    e2b: httpx.AsyncClient, control: Control, clock: TurnableClock
+) -> None:
+    made = await make(e2b, timeout=60)
+    path = f"/sandboxes/{made['sandboxID']}"
+    assert (await e2b.post(f"{path}/pause", json={})).status_code == 204
+    clock.turn(24 * 3600)
+    await control.upkeep.reap()
+    assert (await e2b.get(path)).json()["state"] == "paused"
+    assert (await e2b.post(f"{path}/connect", json={"timeout": 10})).status_code == 201
+    clock.turn(11)
+    await control.upkeep.reap()
+    assert (await e2b.get(path)).status_code == 404
+
+
+async def test_our_own_api_counts_from_use_also_after_a_connect(
+    e2b: httpx.AsyncClient, control: Control, admin: Principal, clock: TurnableClock
+) -> None:
+    row = await control.sandboxes.create(admin, CreateRequest(template="base", ttl_seconds=60))
+    assert (await e2b.post(f"/sandboxes/{row.id}/connect", json={"timeout": 90})).status_code == 200
+    clock.turn(80)
+    async with control.traffic.reach(row.id):
+        pass
+    await control.settle()
+    clock.turn(80)
+    await control.upkeep.reap()
+    assert (await control.sandboxes.get(admin, row.id)).state == "running"
+
+
+@pytest.mark.parametrize("asked", [None, {"enabled": True}, {"enabled": False}])
+async def test_traffic_wakes_unless_it_was_said_not_to(
+    e2b: httpx.AsyncClient, agent: FakeAgent, asked: dict[str, bool] | None, control: Control
+) -> None:
+    made = await make(e2b, autoPause=True, **({} if asked is None else {"autoResume": asked}))
+    wakes = asked is None or asked["enabled"]
+    path = f"/sandboxes/{made['sandboxID']}"
+    assert (await e2b.get(path)).json()["lifecycle"] == {"autoResume": wakes, "onTimeout": "pause"}
+    assert (await e2b.post(f"{path}/pause", json={})).status_code == 204
+    if wakes:
+        async with control.traffic.reach(made["sandboxID"]):
+            assert agent.moves == ["hibernate", "wake"]
+        return
+    with pytest.raises(Conflict, match="resume it first"):
+        async with control.traffic.reach(made["sandboxID"]):
+            pass
+    assert agent.moves == ["hibernate"]
+    forked = (await e2b.post(f"{path}/fork", json={})).json()  # asked for by its owner: that does wake it
+    child = f"/sandboxes/{forked[0]['sandbox']['sandboxID']}"
+    assert (await e2b.get(child)).json()["lifecycle"]["autoResume"] is False
+
+
+async def test_forks_live_as_long_as_was_asked_and_may_fail_in_part(
+    e2b: httpx.AsyncClient, agent: FakeAgent, clock: TurnableClock
+) -> None:
+    made = await make(e2b, timeout=900)
+    agent.fail_children = {1: VmmFailed("it broke")}
+    answer = await e2b.post(f"/sandboxes/{made['sandboxID']}/fork", json={"count": 2, "timeout": 30})
+    assert answer.status_code == 201
+    child, error = answer.json()
+    assert error["error"] == {"code": 500, "message": "it broke", "error_code": "vmm_failed"}
+    detail = (await e2b.get(f"/sandboxes/{child['sandbox']['sandboxID']}")).json()
+    assert (datetime.fromisoformat(detail["endAt"]) - clock.time).total_seconds() == 30
+
+
+async def test_moves_that_are_done_already_are_conflicts(e2b: httpx.AsyncClient) -> None:
+    made = await make(e2b, timeout=60)
+    path = f"/sandboxes/{made['sandboxID']}"
     assert (await e2b.post(f"{path}/resume", json={})).status_code == 409
     assert (await e2b.post(f"{path}/pause", json={"memory": False})).status_code == 400
     assert (await e2b.post(f"{path}/pause", json={})).status_code == 204
     assert (await e2b.post(f"{path}/pause", json={})).status_code == 409
-    assert (await e2b.get(path)).json()["state"] == "paused"
     assert (await e2b.get(f"{path}/metrics")).json() == []
-    assert (await e2b.post(f"{path}/connect", json={"timeout": 50})).status_code == 201
-    (point,) = (await e2b.get(f"{path}/metrics")).json()
-    assert point["memTotal"] == 512
+    again = await e2b.post(f"{path}/connect", json={"timeout": 50})
+    assert (again.status_code, again.json()["envdAccessToken"]) == (201, made["envdAccessToken"])
+
+
+async def test_a_snapshot_is_a_template(e2b: httpx.AsyncClient, agent: FakeAgent) -> None:
+    made = await make(e2b)
+    path = f"/sandboxes/{made['sandboxID']}/snapshots"
+    first, second = [(await e2b.post(path, json={"name": "mine"})).json() for _ in range(2)]
+    unnamed = (await e2b.post(path, json={})).json()
+    assert (second["names"], unnamed["names"]) == (["mine"], [])
+    for template in (second["snapshotID"], "mine", "mine:default"):
+        await make(e2b, templateID=template)
+        assert agent.created[-1].snapshot_id in (first["snapshotID"], second["snapshotID"])
+    seen: list[str] = []
+    params: dict[str, Any] = {"limit": 1, "sandboxID": made["sandboxID"]}
+    while True:
+        page = await e2b.get("/snapshots", params=params)
+        seen += [each["snapshotID"] for each in page.json()]
+        if "x-next-token" not in page.headers:
+            break
+        params["nextToken"] = page.headers["x-next-token"]
+    assert sorted(seen) == sorted([first["snapshotID"], second["snapshotID"], unnamed["snapshotID"]])
+    assert len((await e2b.get("/snapshots", params={"name": "mine"})).json()) == 2
+    assert len((await e2b.get("/snapshots", params={"name": unnamed["snapshotID"]})).json()) == 1
+    for name in (unnamed["snapshotID"], "mine", "mine"):
+        assert (await e2b.delete(f"/templates/{name}")).status_code == 204
+    for name in ("mine", "base", first["snapshotID"]):
+        assert (await e2b.delete(f"/templates/{name}")).status_code == 404
+
+
+async def test_logs_are_read_a_piece_at_a_time(e2b: httpx.AsyncClient, agent: FakeAgent) -> None:
+    made = await make(e2b)
+    guest = agent.guests[made["sandboxID"]]
+    guest.lines = [
+        LogLine("stderr" if n % 5 == 0 else "stdout", f"line {n}", 1000 + n / 10) for n in range(20)
+    ]
+    path = f"/sandboxes/{made['sandboxID']}/logs"
+
+    async def read(path: str, **params: Any) -> list[str]:
+        answer = await e2b.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return [
+            entry.get("message", entry.get("line")).removeprefix("line ") for entry in answer.json()["logs"]
+        ]
+
+    assert await read(path, limit=3) == ["17", "18", "19"]
+    assert await read(path, limit=3, start=1_000_500) == ["5", "6", "7"]
+    assert await read(f"/v2{path}", limit=3) == ["0", "1", "2"]
+    assert await read(f"/v2{path}", limit=2, cursor=1_000_200) == ["2", "3"]
+    assert await read(f"/v2{path}", limit=2, direction="backward") == ["19", "18"]
+    assert await read(f"/v2{path}", limit=2, direction="backward", cursor=1_000_200) == ["2", "1"]
+    assert await read(f"/v2{path}", level="error") == ["0", "5", "10", "15"]
+    assert await read(f"/v2{path}", search="line 1", limit=2, direction="backward") == ["19", "18"]
+    assert (await e2b.get(f"/v2{path}", params={"limit": 1001})).json()["code"] == 400
+
+
+async def test_strangers_learn_nothing_and_every_error_has_one_shape(app: FastAPI) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as anonymous:
+        for method, path in (
+            ("POST", "/v2/sandboxes"),
+            ("POST", "/sandboxes/x/connect"),
+            ("PUT", "/sandboxes/x/network"),
+            ("GET", "/v2/sandboxes?limit=x"),
+            ("POST", "/volumes"),
+        ):
+            answer = await anonymous.request(method, path, content=b"not json")
+            assert (answer.status_code, answer.json()["code"]) == (401, 401), path
+        for method, path, status in (("GET", "/nowhere", 404), ("PATCH", "/v2/sandboxes", 405)):
+            answer = await anonymous.request(method, path)
+            assert (answer.status_code, answer.json()["code"]) == (status, status)
+            assert set(answer.json()) == {"code", "message", "error_code"}
+
+
+async def test_the_domain_is_the_operators(
+    control: Control, settings: Settings, tmp_path: Path, admin: Principal
+) -> None:
+    app = create_app(control, settings.model_copy(update={"domain": "sandboxes.example"}))
+    key = (tmp_path / "admin.key").read_text().strip()
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test", headers={"X-API-Key": key}
+    ) as client:
+        made = await make(client)
+        detail = (await client.get(f"/sandboxes/{made['sandboxID']}")).json()
+    assert made["domain"] == detail["domain"] == "sandboxes.example"
 
 
 async def test_templates_are_there_to_look_at(e2b: httpx.AsyncClient) -> None:

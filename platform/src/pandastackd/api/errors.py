@@ -81,6 +81,10 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         405: f"{request.url.path} does not take {request.method}; see /docs for what it takes",
     }.get(error.status_code, str(error.detail))
     code = _HTTP_CODES.get(error.status_code, "http_error")
+    if not request.url.path.startswith("/v1/"):
+        # Outside of /v1 only clients of E2B's API look for routes.
+        told = {"code": error.status_code, "message": message, "error_code": code}
+        return JSONResponse(told, status_code=error.status_code, headers=error.headers)
     return _body(error.status_code, message, code, request_id_of(request), dict(error.headers or {}))
 
 

@@ -8,6 +8,7 @@ from pandastackd.control.creation import CreateRequest
 from pandastackd.control.forks import Fork, ForkRequest, Promotion
 from pandastackd.control.host import Guest, HostAgent
 from pandastackd.control.keys import Principal
+from pandastackd.control.lifetime import TtlFrom
 from pandastackd.control.lineage import Node
 from pandastackd.control.once import Key
 from pandastackd.control.sandboxes import Lifetime
@@ -33,4 +34,5 @@ __all__ = [
     "SandboxRow",
     "SnapshotRow",
     "Traffic",
+    "TtlFrom",
 ]

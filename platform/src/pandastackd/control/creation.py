@@ -24,6 +24,7 @@ from pandastackd.control.background import Background
 from pandastackd.control.clock import Clock
 from pandastackd.control.host import HostAgent
 from pandastackd.control.keys import AccessTokens, Principal
+from pandastackd.control.lifetime import TtlFrom, checked_ttl
 from pandastackd.control.templates import Templates
 from pandastackd.domain import SandboxReport, SandboxSpec
 from pandastackd.errors import Conflict, InvalidRequest, NotFound, PlatformError, VmmFailed
@@ -50,7 +51,9 @@ class CreateRequest:
     Attributes:
         template: name or alias; not looked at when ``from_snapshot`` is given.
         ttl_seconds: ``None`` is the platform's default.
+        ttl_from: what that counts from.
         on_timeout: what becomes of it when its time is up.
+        wake_on_traffic: traffic from outside wakes it when it is hibernated; its owner's calls always do.
         idempotency_key: the caller's name for this create; ``digest`` is the hash of all it asked for.
     """
 
@@ -58,8 +61,10 @@ class CreateRequest:
     from_snapshot: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     ttl_seconds: int | None = None
+    ttl_from: TtlFrom = TtlFrom.USE
     persistent: bool = False
     on_timeout: Literal["delete", "hibernate"] = "delete"
+    wake_on_traffic: bool = True
     env: dict[str, str] = field(default_factory=dict, repr=False)
     idempotency_key: str | None = None
     digest: str = ""
@@ -140,8 +145,10 @@ class Creator:
             memory_mib=memory_mib,
             metadata=request.metadata,
             ttl_seconds=ttl,
+            ttl_from=request.ttl_from,
             persistent=request.persistent,
             on_timeout=request.on_timeout,
+            wake_on_traffic=request.wake_on_traffic,
             now=self._now(),
             lease=LEASE,
         )
@@ -236,21 +243,3 @@ class Creator:
 def new_id() -> str:
     """A fresh sandbox id."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
-
-
-def checked_ttl(asked: int | None, settings: Settings) -> int:
-    """The time to live in seconds, the default when none is asked for.
-
-    Raises:
-        InvalidRequest: it is below 1 or above the platform's maximum.
-    """
-    if asked is None:
-        return min(settings.default_ttl_seconds, settings.max_ttl_seconds)
-    if asked < 1:
-        raise InvalidRequest(f"ttl_seconds must be 1 or more, not {asked}", code="invalid_ttl")
-    if asked > settings.max_ttl_seconds:
-        raise InvalidRequest(
-            f"ttl_seconds exceeds tier maximum: {asked} asked, {settings.max_ttl_seconds} allowed",
-            code="ttl_exceeds_maximum",
-        )
-    return asked

@@ -25,6 +25,7 @@ from pandastackd.control.clock import Clock
 from pandastackd.control.creation import LEASE, Creator, new_id
 from pandastackd.control.host import HostAgent
 from pandastackd.control.keys import AccessTokens, Principal
+from pandastackd.control.lifetime import TtlFrom, checked_ttl
 from pandastackd.control.moves import Moves
 from pandastackd.control.once import Answer, Key, Once
 from pandastackd.control.sandboxes import Sandboxes
@@ -46,12 +47,14 @@ class ForkRequest:
 
     Attributes:
         metadata: labels over the parent's; see ``labels``.
+        ttl_seconds: how long the children live from now, whatever their use; ``None`` is as the parent.
         tree: the children are the branches of a new fork tree.
     """
 
     count: int = 1
     metadata: dict[str, str] = field(default_factory=dict)
     tree: bool = False
+    ttl_seconds: int | None = None
     key: Key | None = None
 
 
@@ -117,7 +120,7 @@ class Forks:
         """Fork a running or paused sandbox; a hibernated one is woken first. The parent goes on.
 
         Raises:
-            InvalidRequest: too many children, or more labels than are kept.
+            InvalidRequest: too many children, more labels than are kept, or a time to live that is out of range.
             NotFound: the parent is not there, or not the caller's.
             Conflict: it is neither running nor paused; the idempotency key was used for something else, or all that
                 it made is deleted.
@@ -126,6 +129,8 @@ class Forks:
         """
         if not 1 <= request.count <= MAX_CHILDREN:
             raise InvalidRequest(f"count must be 1 to {MAX_CHILDREN}, not {request.count}")
+        if request.ttl_seconds is not None:
+            checked_ttl(request.ttl_seconds, self._settings)
         parent = await self._sandboxes.get(principal, parent_id)
         job = self._once.run(principal.workspace, request.key, lambda: self._make(parent, request))
         making = self._background.spawn(job, name=f"fork-{parent.id}")
@@ -261,9 +266,11 @@ class Forks:
                 vcpus=parent.vcpus,
                 memory_mib=parent.memory_mib,
                 metadata=metadata,
-                ttl_seconds=parent.ttl_seconds,
+                ttl_seconds=request.ttl_seconds or parent.ttl_seconds,
+                ttl_from=TtlFrom(parent.ttl_from) if request.ttl_seconds is None else TtlFrom.SET,
                 persistent=False,
                 on_timeout=parent.on_timeout,
+                wake_on_traffic=parent.wake_on_traffic,
                 parent_id=parent.id,
                 root_id=parent.root_id,
                 tree_id=tree_id,

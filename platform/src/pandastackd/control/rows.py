@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pandastackd.config import Settings
+from pandastackd.control.lifetime import TtlFrom, end_after_move
 from pandastackd.domain import SandboxReport
 from pandastackd.lifecycle import State
 from pandastackd.store import EventRow, SandboxRow
-from pandastackd.store.sandboxes import HIBERNATE, expiry
+from pandastackd.store.sandboxes import expiry
 
 UNCLAIMED: dict[str, Any] = {"operation": None, "operation_until": None}
 """The values of a row that nobody moves."""
@@ -31,6 +32,8 @@ def fresh(
     now: datetime,
     lease: timedelta,
     on_timeout: str = "delete",
+    ttl_from: TtlFrom = TtlFrom.USE,
+    wake_on_traffic: bool = True,
     parent_id: str | None = None,
     root_id: str | None = None,
     tree_id: str | None = None,
@@ -55,6 +58,8 @@ def fresh(
         operation_until=now + lease,
         labels=metadata,
         ttl_seconds=ttl_seconds,
+        ttl_from=ttl_from.value,
+        wake_on_traffic=wake_on_traffic,
         on_timeout=on_timeout,
         persistent=persistent,
         created_at=now,
@@ -94,39 +99,18 @@ def started(row: SandboxRow, report: SandboxReport, state: State, now: datetime)
 def moved(
     row: SandboxRow, report: SandboxReport, state: State, now: datetime, settings: Settings
 ) -> dict[str, Any]:
-    """What changes when the host has moved the sandbox to ``state``; its time begins again."""
+    """What changes when the host has moved the sandbox to ``state``."""
     return {
         **UNCLAIMED,
         "state": state.value,
         "last_used_at": now,
-        "expires_at": expires(row, state, now, settings),
+        "expires_at": end_after_move(row, state, now, settings),
         "guest_ip": report.guest_ip,
         "host_tap": report.host_tap,
         "mac": report.mac,
         "failure": None,
         "console_tail": "",
     }
-
-
-def expires(
-    row: SandboxRow,
-    state: State,
-    now: datetime,
-    settings: Settings,
-    *,
-    ttl_seconds: int | None = None,
-    persistent: bool | None = None,
-) -> datetime | None:
-    """When a sandbox that is in ``state`` from now on ends, or hibernates, by itself; ``None``: it does not.
-
-    The time to live of one that wants to be hibernated at its end does not count while it is: it is kept for as
-    long as the operator keeps such sandboxes.
-    """
-    keep = row.persistent if persistent is None else persistent
-    ttl = row.ttl_seconds if ttl_seconds is None else ttl_seconds
-    if state is State.HIBERNATED and row.on_timeout == HIBERNATE:
-        ttl = settings.hibernated_retention_seconds
-    return expiry(keep, ttl, now)
 
 
 def failed(state: State, reason: str, console_tail: str) -> dict[str, Any]:

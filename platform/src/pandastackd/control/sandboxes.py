@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import structlog
 
@@ -17,9 +18,10 @@ from pandastackd.config import Settings
 from pandastackd.control import rows
 from pandastackd.control.background import Background
 from pandastackd.control.clock import Clock
-from pandastackd.control.creation import CreateRequest, Creator, checked_ttl
+from pandastackd.control.creation import CreateRequest, Creator
 from pandastackd.control.host import Guest, HostAgent
 from pandastackd.control.keys import Principal
+from pandastackd.control.lifetime import TtlFrom, checked_ttl, end_when_set
 from pandastackd.control.moves import LEASE, Moves, gone, missing
 from pandastackd.control.usage import Usage
 from pandastackd.errors import Conflict, InvalidRequest, NotFound
@@ -198,8 +200,12 @@ class Sandboxes:
         *,
         ttl_seconds: int | None = None,
         persistent: bool | None = None,
+        ttl_from: TtlFrom = TtlFrom.USE,
     ) -> Lifetime:
         """Change how long a sandbox lives, counted from now.
+
+        Args:
+            ttl_from: what a new time to live counts from.
 
         Raises:
             NotFound: it is not there, or not the caller's.
@@ -210,15 +216,15 @@ class Sandboxes:
             raise InvalidRequest("nothing to change: send ttl_seconds or persistent")
         row = await self.get(principal, sandbox_id)
         ttl = row.ttl_seconds if ttl_seconds is None else checked_ttl(ttl_seconds, self._settings)
+        counted = TtlFrom(row.ttl_from) if ttl_seconds is None else ttl_from
         keep = row.persistent if persistent is None else persistent
         now = self._now()
         values = {
             "ttl_seconds": ttl,
+            "ttl_from": counted.value,
             "persistent": keep,
             "last_used_at": now,
-            "expires_at": rows.expires(
-                row, State(row.state), now, self._settings, ttl_seconds=ttl, persistent=keep
-            ),
+            "expires_at": end_when_set(row, counted, ttl, keep, now, self._settings),
         }
         changed = None
         if row.state != State.STOPPING:
@@ -226,6 +232,20 @@ class Sandboxes:
         if changed is None:
             raise Conflict(f"sandbox {row.id} is being deleted or moved; try again", code="busy")
         return self._lifetime(changed)
+
+    async def prolong(self, principal: Principal, sandbox_id: str, seconds: int) -> None:
+        """Let a sandbox live at least ``seconds`` from now; one that lives longer is left as it is.
+
+        Raises:
+            NotFound, InvalidRequest, Conflict: as :meth:`set_lifetime`.
+        """
+        row = await self.get(principal, sandbox_id)
+        if row.expires_at is None:
+            return
+        counted = TtlFrom(row.ttl_from)
+        ttl = seconds if counted is TtlFrom.SET else max(seconds, row.ttl_seconds)
+        if self._now() + timedelta(seconds=ttl) > row.expires_at:
+            await self.set_lifetime(principal, sandbox_id, ttl_seconds=ttl, ttl_from=counted)
 
     def _lifetime(self, row: SandboxRow) -> Lifetime:
         idle = 0.0 if self._usage.is_active(row.id) else (self._now() - row.last_used_at).total_seconds()

@@ -98,6 +98,20 @@ class Snapshots:
             raise NotFound(f"no snapshot {snapshot_id}", code="snapshot_not_found")
         return row
 
+    async def find(self, principal: Principal, id_or_name: str) -> SnapshotRow:
+        """The snapshot with this id, else the newest with this name.
+
+        Raises:
+            NotFound: the caller has none.
+        """
+        row = await self._store.snapshots.owned(principal.workspace, id_or_name)
+        if row is None:
+            for named in await self._store.snapshots.listed(principal.workspace, sandbox_id=None):
+                if named.name == id_or_name:
+                    return named
+            raise NotFound(f"no snapshot {id_or_name}", code="snapshot_not_found")
+        return row
+
     async def listed(self, principal: Principal, *, sandbox_id: str | None = None) -> Sequence[SnapshotRow]:
         """The caller's snapshots, newest first; of one sandbox only, if asked. Also of sandboxes that are gone."""
         return await self._store.snapshots.listed(principal.workspace, sandbox_id=sandbox_id)

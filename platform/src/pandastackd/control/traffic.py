@@ -36,7 +36,7 @@ class Traffic:
 
         Raises:
             NotFound: there is no such sandbox.
-            Conflict: it does not run, and traffic does not change that.
+            Conflict: it does not run, and traffic does not change that: it is paused, or was made not to be woken so.
         """
         row = await self._store.sandboxes.get(sandbox_id)
         if row is None:
@@ -45,8 +45,8 @@ class Traffic:
             guest = self._host.guest(row.id)
             with nullcontext() if only_asks else self._usage.hold(row):
                 yield guest
-        elif only_asks:
-            raise Conflict(f"sandbox {row.id} is {row.state}", code="not_running")
+        elif only_asks or not row.wake_on_traffic:
+            raise Conflict(f"sandbox {row.id} is {row.state}: resume it first", code="not_running")
         else:
             async with self._sandboxes.use(Principal(row.workspace, "", "traffic"), row.id) as guest:
                 yield guest

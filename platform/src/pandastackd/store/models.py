@@ -99,7 +99,8 @@ class SandboxRow(Base):
 
     ``operation`` and ``operation_until`` are the claim of whoever moves it just now; a claim past its time
     is nobody's. ``parent_id`` is whom it was forked of, ``root_id`` the first of the line (itself, when it was
-    created), ``tree_id`` the fork tree it is a branch of.
+    created), ``tree_id`` the fork tree it is a branch of. ``ttl_from`` is what ``ttl_seconds`` counts
+    from: each ``use``, or the moment it was ``set``.
     """
 
     __tablename__ = "sandboxes"
@@ -124,6 +125,8 @@ class SandboxRow(Base):
     # "metadata" is a word SQLAlchemy keeps for itself on a mapped class.
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON)
     ttl_seconds: Mapped[int]
+    ttl_from: Mapped[str] = mapped_column(String(8))
+    wake_on_traffic: Mapped[bool]
     on_timeout: Mapped[str] = mapped_column(String(16))
     persistent: Mapped[bool]
     created_at: Mapped[datetime]

@@ -21,6 +21,9 @@ from pandastackd.store.models import EventRow, ForkTreeRow, IdempotencyRow, Line
 HIBERNATE = "hibernate"
 """What ``on_timeout`` says of a sandbox that is hibernated at its time, and not deleted."""
 
+FROM_USE = "use"
+"""What ``ttl_from`` says of a sandbox whose time to live begins again with every use."""
+
 
 class SandboxRepository:
     """Rows of ``sandboxes``, and the events, idempotency keys and lineage that are written in the same
@@ -131,12 +134,13 @@ class SandboxRepository:
         await self._update(where, {"operation": None, "operation_until": None})
 
     async def touch(self, sandbox_id: str, *, now: datetime, expected: Collection[str]) -> None:
-        """Count as used now, if in one of the ``expected`` states: the time to live begins again."""
+        """Count as used now, if in one of the ``expected`` states: a time to live that counts from use begins again."""
         async with self._database.write() as session:
             row = await session.get(SandboxRow, sandbox_id, with_for_update=True)
             if row is not None and row.state in expected:
                 row.last_used_at = now
-                row.expires_at = expiry(row.persistent, row.ttl_seconds, now)
+                if row.ttl_from == FROM_USE:
+                    row.expires_at = expiry(row.persistent, row.ttl_seconds, now)
 
     async def claim_expired(
         self,

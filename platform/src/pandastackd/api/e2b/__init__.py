@@ -9,14 +9,16 @@ Errors are ``{"code", "message", "error_code"}``. What a request asks for and we
 a field that is accepted and ignored is worse.
 """
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
-from pandastackd.api.e2b import insight, lifecycle, sandboxes, snapshots, templates, unsupported
-from pandastackd.api.e2b.route import E2bRoute
+from pandastackd.api.e2b import health, lifecycle, logs, metrics, sandboxes, snapshots, templates, unsupported
+from pandastackd.api.e2b.route import E2bRoute, caller_of
 
 router = APIRouter(route_class=E2bRoute, tags=["e2b"])
+router.include_router(health.router)
 # unsupported goes first: its fixed paths must win over {sandbox_id} of the others.
-for part in (unsupported, sandboxes, lifecycle, snapshots, insight, templates):
-    router.include_router(part.router)
+for part in (unsupported, sandboxes, lifecycle, snapshots, metrics, logs, templates):
+    # Who calls is asked before anything else, so that a stranger has no body read and learns no rules.
+    router.include_router(part.router, dependencies=[Depends(caller_of)])
 
 __all__ = ["router"]

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from pandastackd.api.dependencies import ControlDep, body_of, json_body
 from pandastackd.api.e2b import wire
 from pandastackd.api.e2b.route import E2bCaller, E2bRoute
-from pandastackd.api.e2b.sandboxes import shown
-from pandastackd.control import Control, Principal, SandboxRow
+from pandastackd.api.e2b.views import ViewsDep, shown
+from pandastackd.control import Control, Principal, SandboxRow, TtlFrom
 from pandastackd.errors import Conflict
 from pandastackd.lifecycle import State
 
@@ -24,27 +24,30 @@ Connecting = Annotated[wire.ConnectBody, Depends(json_body(wire.ConnectBody))]
 
 @router.post("/sandboxes/{sandbox_id}/connect", openapi_extra=body_of(wire.ConnectBody))
 @router.post("/v2/sandboxes/{sandbox_id}/connect", openapi_extra=body_of(wire.ConnectBody))
-async def connect(sandbox_id: str, body: Connecting, control: ControlDep, caller: E2bCaller) -> Response:
-    """Find a sandbox again: 200 when it runs, 201 when it was paused and goes on. Never shortens its life."""
+async def connect(
+    sandbox_id: str, body: Connecting, control: ControlDep, caller: E2bCaller, views: ViewsDep
+) -> Response:
+    """Find a sandbox again: 200 when it runs, and it lives ``timeout`` seconds more at least; 201 when it was paused
+    and goes on, for ``timeout`` seconds.
+    """
     body.check()
     row = shown(await control.sandboxes.get(caller, sandbox_id))
-    status = 200
     if row.state != State.RUNNING:
-        row, status = await _go_on(control, caller, row), 201
-    await _prolong(control, caller, row, DEFAULT_TIMEOUT if body.timeout is None else body.timeout)
-    return JSONResponse(wire.handle(row, control.tokens.of(row.id)), status)
+        return JSONResponse(views.handle(await _go_on(control, caller, row, body)), 201)
+    await control.sandboxes.prolong(caller, row.id, _seconds(body.timeout))
+    return JSONResponse(views.handle(row), 200)
 
 
 @router.post("/sandboxes/{sandbox_id}/resume", status_code=201, openapi_extra=body_of(wire.ConnectBody))
-async def resume(sandbox_id: str, body: Connecting, control: ControlDep, caller: E2bCaller) -> Response:
+async def resume(
+    sandbox_id: str, body: Connecting, control: ControlDep, caller: E2bCaller, views: ViewsDep
+) -> Response:
     """Let a paused sandbox go on; 409 when it is not paused."""
     body.check()
     row = shown(await control.sandboxes.get(caller, sandbox_id))
     if row.state == State.RUNNING:
         raise Conflict(f"sandbox {row.id} is running already", code="already_running")
-    row = await _go_on(control, caller, row)
-    await _prolong(control, caller, row, DEFAULT_TIMEOUT if body.timeout is None else body.timeout)
-    return JSONResponse(wire.handle(row, control.tokens.of(row.id)), 201)
+    return JSONResponse(views.handle(await _go_on(control, caller, row, body)), 201)
 
 
 @router.post(
@@ -72,10 +75,10 @@ async def set_timeout(
     control: ControlDep,
     caller: E2bCaller,
 ) -> Response:
-    """Change how long a sandbox lives, counted from now; 0 ends it, or puts it to sleep, at once."""
+    """Change when a sandbox ends, counted from now and whatever its use; 0 ends it, or puts it to sleep, at once."""
     shown(await control.sandboxes.get(caller, sandbox_id))
     await control.sandboxes.set_lifetime(
-        caller, sandbox_id, ttl_seconds=max(1, body.timeout), persistent=False
+        caller, sandbox_id, ttl_seconds=_seconds(body.timeout), persistent=False, ttl_from=TtlFrom.SET
     )
     return Response(status_code=204)
 
@@ -92,16 +95,20 @@ async def refresh(
     caller: E2bCaller,
 ) -> Response:
     """Let a sandbox live at least ``duration`` seconds more."""
-    row = shown(await control.sandboxes.get(caller, sandbox_id))
-    await _prolong(control, caller, row, body.duration or 0)
+    shown(await control.sandboxes.get(caller, sandbox_id))
+    await control.sandboxes.prolong(caller, sandbox_id, _seconds(body.duration or 0))
     return Response(status_code=204)
 
 
-async def _go_on(control: Control, caller: Principal, row: SandboxRow) -> SandboxRow:
+async def _go_on(control: Control, caller: Principal, row: SandboxRow, body: wire.ConnectBody) -> SandboxRow:
     move = control.sandboxes.resume if row.state == State.PAUSED else control.sandboxes.wake
-    return await move(caller, row.id)
-
-
-async def _prolong(control: Control, caller: Principal, row: SandboxRow, seconds: int) -> None:
+    row = await move(caller, row.id)
     if not row.persistent:
-        await control.sandboxes.set_lifetime(caller, row.id, ttl_seconds=max(1, row.ttl_seconds, seconds))
+        seconds = _seconds(body.timeout)
+        await control.sandboxes.set_lifetime(caller, row.id, ttl_seconds=seconds, ttl_from=TtlFrom.SET)
+    return row
+
+
+def _seconds(timeout: int | None) -> int:
+    """A timeout as a time to live; 0 is as little as there is."""
+    return DEFAULT_TIMEOUT if timeout is None else max(1, timeout)

@@ -50,13 +50,14 @@ class E2bRoute(APIRoute):
         return translated
 
 
-async def _caller(request: Request) -> Principal:
+async def caller_of(request: Request) -> Principal:
+    """Who is calling. Raises Unauthenticated."""
     # Some versions send a second credential, which is not ours, as a bearer token.
     key = request.headers.get("x-api-key") or presented_key(request)
     return await control_of(request).keys.authenticate(key)
 
 
-E2bCaller = Annotated[Principal, Depends(_caller)]
+E2bCaller = Annotated[Principal, Depends(caller_of)]
 
 
 def error_body(error: PlatformError) -> dict[str, Any]:

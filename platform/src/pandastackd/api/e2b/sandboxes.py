@@ -7,7 +7,7 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse, Response
 from pandastackd.api.dependencies import ControlDep, MetricsDep, body_of, json_body
 from pandastackd.api.e2b import wire
 from pandastackd.api.e2b.route import E2bCaller, E2bRoute
+from pandastackd.api.e2b.views import STATES, ViewsDep, shown
 from pandastackd.api.limits import check_env, check_metadata
-from pandastackd.control import Control, CreateRequest, Principal, SandboxRow, SnapshotRow
+from pandastackd.control import Control, CreateRequest, Principal, SandboxRow, SnapshotRow, TtlFrom
 from pandastackd.errors import InvalidRequest, NotFound
 
 router = APIRouter(route_class=E2bRoute)
@@ -34,6 +35,7 @@ async def create(
     request: Request,
     control: ControlDep,
     caller: E2bCaller,
+    views: ViewsDep,
     metrics: MetricsDep,
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -47,9 +49,12 @@ async def create(
         template=template,
         from_snapshot=snapshot,
         metadata=metadata,
-        ttl_seconds=body.timeout,
+        # 0 is as little as there is.
+        ttl_seconds=max(1, body.timeout),
+        ttl_from=TtlFrom.SET,
         env=env,
         on_timeout="hibernate" if body.auto_pause else "delete",
+        wake_on_traffic=body.auto_resume is None or body.auto_resume.enabled,
         idempotency_key=idempotency_key or None,
         digest=hashlib.sha256(f"e2b:{body.model_dump_json()}".encode()).hexdigest(),
     )
@@ -57,20 +62,23 @@ async def create(
     metrics.created(row.phases)
     if wanted.idempotency_key is None and await request.is_disconnected():
         await control.sandboxes.delete(caller, row.id, reason="the caller went away")
-    return JSONResponse(wire.handle(row, control.tokens.of(row.id)), 201)
+    return JSONResponse(views.handle(row), 201)
 
 
 @router.get("/sandboxes")
-async def list_running(control: ControlDep, caller: E2bCaller, metadata: str | None = None) -> Response:
+async def list_running(
+    control: ControlDep, caller: E2bCaller, views: ViewsDep, metadata: str | None = None
+) -> Response:
     """The running sandboxes; the address of old clients."""
     rows = _filtered(await control.sandboxes.listed(caller), {"running"}, _labels(metadata))
-    return JSONResponse(await _listed(control, rows))
+    return JSONResponse(await views.listed(*rows))
 
 
 @router.get("/v2/sandboxes")
 async def list_sandboxes(
     control: ControlDep,
     caller: E2bCaller,
+    views: ViewsDep,
     metadata: str | None = None,
     state: Annotated[list[str] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = MOST_LISTED,
@@ -93,15 +101,13 @@ async def list_sandboxes(
     rows = page_after(rows, next_token, newest_first=order == "desc")
     page = rows[:limit]
     headers = {"x-next-token": page_token(page[-1])} if len(rows) > limit else {}
-    return JSONResponse(await _listed(control, page), headers=headers)
+    return JSONResponse(await views.listed(*page), headers=headers)
 
 
 @router.get("/sandboxes/{sandbox_id}")
-async def get(sandbox_id: str, control: ControlDep, caller: E2bCaller) -> Response:
+async def get(sandbox_id: str, control: ControlDep, caller: E2bCaller, views: ViewsDep) -> Response:
     """One sandbox."""
-    row = shown(await control.sandboxes.get(caller, sandbox_id))
-    disk = await _disk_sizes(control)
-    return JSONResponse(wire.detail(row, disk.get(row.template, 0), control.tokens.of(row.id)))
+    return JSONResponse(await views.detail(shown(await control.sandboxes.get(caller, sandbox_id))))
 
 
 @router.delete("/sandboxes/{sandbox_id}", status_code=204)
@@ -111,18 +117,6 @@ async def delete(sandbox_id: str, control: ControlDep, caller: E2bCaller) -> Res
     return Response(status_code=204)
 
 
-def shown(row: SandboxRow) -> SandboxRow:
-    """``row``, if these clients have a word for its state.
-
-    Raises:
-        NotFound: it failed, or is being made or deleted.
-    """
-    if row.state not in wire.SHOWN:
-        reason = f" ({row.failure})" if row.failure else ""
-        raise NotFound(f"sandbox {row.id} is {row.state}{reason}", code="sandbox_not_found")
-    return row
-
-
 async def _origin(control: Control, caller: Principal, name: str) -> tuple[str, str | None]:
     """The template, or the caller's own snapshot, that goes by this name; these clients know no difference."""
     name = name.removesuffix(":default")
@@ -130,24 +124,13 @@ async def _origin(control: Control, caller: Principal, name: str) -> tuple[str, 
         return (await control.templates.find(name)).name, None
     except NotFound as error:
         try:
-            return name, (await control.snapshots.get(caller, name)).id
+            return name, (await control.snapshots.find(caller, name)).id
         except NotFound:
             raise error from None
 
 
 def _filtered(rows: Sequence[SandboxRow], states: set[str], labels: dict[str, str]) -> list[SandboxRow]:
-    return [
-        row for row in rows if wire.SHOWN.get(row.state) in states and labels.items() <= row.labels.items()
-    ]
-
-
-async def _listed(control: Control, rows: Sequence[SandboxRow]) -> list[dict[str, Any]]:
-    disk = await _disk_sizes(control)
-    return [wire.listed(row, disk.get(row.template, 0)) for row in rows]
-
-
-async def _disk_sizes(control: Control) -> dict[str, int]:
-    return {template.name: template.disk_mib for template in await control.templates.listed()}
+    return [row for row in rows if STATES.get(row.state) in states and labels.items() <= row.labels.items()]
 
 
 def _labels(text: str | None) -> dict[str, str]:

@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 from pandastackd.api.dependencies import ControlDep, body_of, json_body
 from pandastackd.api.e2b import wire
 from pandastackd.api.e2b.route import E2bCaller, E2bRoute
-from pandastackd.api.e2b.sandboxes import page_after, page_token, shown
+from pandastackd.api.e2b.sandboxes import page_after, page_token
+from pandastackd.api.e2b.views import ViewsDep, shown
 from pandastackd.api.wire import Request
 from pandastackd.control import ForkRequest, SnapshotRow
 
@@ -65,7 +66,7 @@ async def list_snapshots(
     rows = [
         row
         for row in await control.snapshots.listed(caller, sandbox_id=sandbox_id)
-        if name is None or row.name == name
+        if name is None or name.removesuffix(":default") in (row.name, row.id)
     ]
     rows = page_after(rows, next_token)
     headers = {"x-next-token": page_token(rows[limit - 1])} if len(rows) > limit else {}
@@ -74,8 +75,9 @@ async def list_snapshots(
 
 @router.delete("/templates/{snapshot_id}", status_code=204)
 async def delete_snapshot(snapshot_id: str, control: ControlDep, caller: E2bCaller) -> Response:
-    """Delete a snapshot. The platform's own templates are nobody's to delete: 404."""
-    await control.snapshots.delete(caller, snapshot_id)
+    """Delete a snapshot, by id or name. The platform's own templates are nobody's to delete: 404."""
+    found = await control.snapshots.find(caller, snapshot_id.removesuffix(":default"))
+    await control.snapshots.delete(caller, found.id)
     return Response(status_code=204)
 
 
@@ -85,14 +87,14 @@ async def fork(
     body: Annotated[ForkBody, Depends(json_body(ForkBody))],
     control: ControlDep,
     caller: E2bCaller,
+    views: ViewsDep,
 ) -> Response:
     """Fork a sandbox into copies of its present instant; it goes on. Some of them may fail: each says why."""
     shown(await control.sandboxes.get(caller, sandbox_id))
-    made = await control.forks.fork(caller, sandbox_id, ForkRequest(count=body.count))
-    results: list[dict[str, Any]] = []
-    for child in made.children:
-        await control.sandboxes.set_lifetime(caller, child.id, ttl_seconds=body.timeout, persistent=False)
-        results.append({"sandbox": wire.handle(child, control.tokens.of(child.id))})
+    made = await control.forks.fork(
+        caller, sandbox_id, ForkRequest(count=body.count, ttl_seconds=body.timeout)
+    )
+    results: list[dict[str, Any]] = [{"sandbox": views.handle(child)} for child in made.children]
     for failure in made.failures:
         error = {"code": 500, "message": failure["error"], "error_code": failure["code"]}
         results.append({"error": error})

@@ -10,17 +10,11 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from pandastackd.api.dependencies import ControlDep
-from pandastackd.api.e2b import wire
 from pandastackd.api.e2b.route import E2bCaller, E2bRoute
+from pandastackd.api.e2b.views import ENVD_VERSION
 from pandastackd.domain import TemplateReport
 
 router = APIRouter(route_class=E2bRoute)
-
-
-@router.get("/health")
-async def health() -> Response:
-    """200 while requests can be served; ``/healthz`` tells more."""
-    return JSONResponse({"status": "ok"})
 
 
 @router.get("/templates")
@@ -51,7 +45,7 @@ async def get_template(template_id: str, control: ControlDep, _caller: E2bCaller
         "cpuCount": template.vcpus,
         "memoryMB": template.memory_mib,
         "diskSizeMB": template.disk_mib,
-        "envdVersion": wire.ENVD_VERSION,
+        "envdVersion": ENVD_VERSION,
     }
     return JSONResponse({**_template(template), "builds": [build]})
 
@@ -72,7 +66,7 @@ def _template(template: TemplateReport) -> dict[str, Any]:
         "lastSpawnedAt": None,
         "spawnCount": 0,
         "buildCount": 1,
-        "envdVersion": wire.ENVD_VERSION,
+        "envdVersion": ENVD_VERSION,
         "buildStatus": "ready",
         "isDefault": True,
         "description": template.description,

@@ -1,31 +1,13 @@
-"""The shapes on the wire of E2B's control routes: what requests may say, and rows as these clients see them."""
+"""The shapes on the wire of E2B's control routes: what requests may say."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from pandastackd.api.wire import Request, time_text
-from pandastackd.control import SandboxRow
+from pandastackd.api.wire import Request
 from pandastackd.errors import InvalidRequest
-from pandastackd.lifecycle import State
-
-ENVD_VERSION: Final = "0.6.7"
-"""The version whose features the guest agent has; clients switch features on and off by it."""
-
-CLIENT_ID: Final = "pandastack"
-"""A field of old clients that nothing depends on any more."""
-
-NEVER: Final = "9999-12-31T23:59:59.000Z"
-"""When a persistent sandbox ends; the contract demands a time."""
-
-SHOWN: Final = {
-    State.RUNNING.value: "running",
-    State.PAUSED.value: "paused",
-    State.HIBERNATED.value: "paused",
-}
-"""Our states by the name these clients have for them; a sandbox in any other is not shown."""
 
 Seconds = Annotated[StrictInt, Field(ge=0)]
 
@@ -40,7 +22,7 @@ class NewSandbox(Request):
     """``POST /sandboxes`` and ``POST /v2/sandboxes``.
 
     ``secure`` is accepted either way: the access token is always demanded, and every client that gets one
-    sends it.
+    sends it. Without ``autoResume``, traffic wakes a paused sandbox.
     """
 
     template_id: Annotated[StrictStr, Field(alias="templateID", min_length=1, max_length=128)] = "base"
@@ -67,9 +49,6 @@ class NewSandbox(Request):
             field
             for field, asked in {
                 "autoPauseMemory=false": self.auto_pause_memory is False,
-                "autoResume=false with autoPause": bool(self.auto_pause)
-                and self.auto_resume is not None
-                and not self.auto_resume.enabled,
                 "allow_internet_access=false": self.allow_internet_access is False,
                 "mcp": bool(self.mcp),
                 "iam": bool(self.iam),
@@ -128,48 +107,3 @@ class PauseBody(Request):
 def not_supported(what: str) -> InvalidRequest:
     """The refusal of something these clients know and this platform does not have."""
     return InvalidRequest(f"not supported yet: {what}; send the request without it", code="not_supported")
-
-
-def handle(row: SandboxRow, access_token: str) -> dict[str, Any]:
-    """What a client needs to talk to a sandbox."""
-    return {
-        "templateID": row.template,
-        "alias": row.template,
-        "sandboxID": row.id,
-        "clientID": CLIENT_ID,
-        "envdVersion": ENVD_VERSION,
-        "envdAccessToken": access_token,
-        "domain": None,
-    }
-
-
-def listed(row: SandboxRow, disk_mib: int) -> dict[str, Any]:
-    """A sandbox in a list."""
-    return {
-        "templateID": row.template,
-        "alias": row.template,
-        "sandboxID": row.id,
-        "clientID": CLIENT_ID,
-        "startedAt": time_text(row.created_at),
-        "endAt": NEVER if row.expires_at is None else time_text(row.expires_at),
-        "cpuCount": row.vcpus,
-        "memoryMB": row.memory_mib,
-        "diskSizeMB": disk_mib,
-        "state": SHOWN[row.state],
-        "metadata": row.labels,
-        "envdVersion": ENVD_VERSION,
-    }
-
-
-def detail(row: SandboxRow, disk_mib: int, access_token: str) -> dict[str, Any]:
-    """A sandbox by itself."""
-    return {
-        **listed(row, disk_mib),
-        "domain": None,
-        "envdAccessToken": access_token,
-        "allowInternetAccess": True,
-        "lifecycle": {
-            "autoResume": True,
-            "onTimeout": "pause" if row.on_timeout == "hibernate" else "kill",
-        },
-    }
