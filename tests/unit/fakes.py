@@ -7,11 +7,13 @@ streams and kills are not imitations; its files live in that folder, too.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import stat
+import termios
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -44,6 +46,9 @@ from pandastackd.guest.types import (
 from pandastackd.lifecycle import State
 
 PIECE = 65536
+MAX_LINES = 1000
+"""A fake guest keeps the first lines of its log."""
+_Stream = Literal["stdout", "stderr", "pty"]
 
 
 class TurnableClock:
@@ -72,6 +77,8 @@ class FakeGuest:
         self.home = home
         self.home.mkdir(parents=True, exist_ok=True)
         self.lines = [LogLine("stdout", "hello"), LogLine("stderr", "ünïcode")]
+        self.printed = asyncio.Event()
+        self.inputs: dict[int, asyncio.StreamWriter] = {}
         self.killed: list[int] = []
         self.running: dict[int, str | None] = {}
         self.script: list[Event] = []
@@ -82,27 +89,17 @@ class FakeGuest:
             for scripted in self.script:
                 yield scripted
             return
-        process = await asyncio.create_subprocess_exec(
-            *command.args,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.home,
-            start_new_session=True,
-        )
+        process, outputs, terminal = await _spawn(command, self.home)
         self.running[process.pid] = command.tag
+        if terminal is not None or process.stdin is not None:
+            self.inputs[process.pid] = terminal or process.stdin  # type: ignore[assignment]
         queue: asyncio.Queue[Output | None] = asyncio.Queue(4)
-        assert process.stdout is not None
-        assert process.stderr is not None
-        pumps = [
-            asyncio.create_task(_pump(process.stdout, "stdout", queue)),
-            asyncio.create_task(_pump(process.stderr, "stderr", queue)),
-        ]
+        pumps = [asyncio.create_task(_pump(reader, name, queue)) for name, reader in outputs.items()]
         loop = asyncio.get_running_loop()
         deadline = None if command.timeout_seconds is None else loop.time() + command.timeout_seconds
         try:
             yield Started(process.pid)
-            open_streams = 2
+            open_streams = len(pumps)
             while open_streams:
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -113,14 +110,42 @@ class FakeGuest:
                 if item is None:
                     open_streams -= 1
                 else:
+                    self._log(item)
                     yield item
             code = await process.wait()
             yield Ended(code if code >= 0 else 128 - code)
         finally:
             self.running.pop(process.pid, None)
+            self.inputs.pop(process.pid, None)
             for pump in pumps:
                 pump.cancel()
+            if terminal is not None:
+                terminal.close()
             process._transport.close()  # type: ignore[attr-defined]
+
+    async def send_input(self, pid: int, data: bytes, *, pty: bool = False) -> None:
+        writer = self._input(pid)
+        writer.write(data)
+        await writer.drain()
+
+    async def close_stdin(self, pid: int) -> None:
+        self._input(pid).close()
+
+    async def resize(self, pid: int, cols: int, rows: int) -> None:
+        termios.tcsetwinsize(self._input(pid).get_extra_info("pipe"), (rows, cols))
+
+    def _input(self, pid: int) -> asyncio.StreamWriter:
+        try:
+            return self.inputs[pid]
+        except KeyError:
+            raise NotFound(f"no process {pid} takes input") from None
+
+    def _log(self, item: Output) -> None:
+        if item.stream != "pty" and len(self.lines) < MAX_LINES:
+            self.lines += [
+                LogLine(item.stream, line) for line in item.data.decode(errors="replace").splitlines()
+            ]
+            self.printed.set()
 
     async def signal(self, pid: int, name: Literal["SIGTERM", "SIGKILL"]) -> None:
         self.killed.append(pid)
@@ -179,11 +204,16 @@ class FakeGuest:
     async def logs(
         self, stream: Literal["stdout", "stderr", "both"], follow: bool
     ) -> AsyncGenerator[LogLine]:
-        for line in self.lines:
-            if stream in ("both", line.stream):
-                yield line
-        while follow:
-            await asyncio.sleep(3600)
+        seen = 0
+        while True:
+            for line in self.lines[seen:]:
+                seen += 1
+                if stream in ("both", line.stream):
+                    yield line
+            if not follow:
+                return
+            self.printed.clear()
+            await self.printed.wait()
 
     async def usage(self) -> Usage:
         return Usage(1893553445, 1, 12.5, 100, 512, 50, 1000, 4000)
@@ -420,9 +450,71 @@ def is_alive(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] != "Z"
 
 
-async def _pump(
-    reader: asyncio.StreamReader, name: Literal["stdout", "stderr"], queue: asyncio.Queue[Output | None]
-) -> None:
+async def _spawn(
+    command: Command, cwd: Path
+) -> tuple[asyncio.subprocess.Process, dict[_Stream, asyncio.StreamReader], asyncio.StreamWriter | None]:
+    """The process, what can be read of it, and the terminal it runs in, if it does."""
+    env = {**os.environ, **command.env}
+    if command.pty is None:
+        process = await asyncio.create_subprocess_exec(
+            *command.args,
+            stdin=asyncio.subprocess.PIPE if command.stdin else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        return process, {"stdout": process.stdout, "stderr": process.stderr}, None
+    master, slave = os.openpty()
+    try:
+        termios.tcsetwinsize(slave, command.pty[::-1])
+        process = await asyncio.create_subprocess_exec(
+            *command.args,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+    finally:
+        os.close(slave)
+    loop = asyncio.get_running_loop()
+    transport, flow = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, os.fdopen(master, "wb", buffering=0)
+    )
+    writer = asyncio.StreamWriter(transport, flow, None, loop)
+    return process, {"pty": _terminal_reader(os.dup(master))}, writer
+
+
+def _terminal_reader(fd: int) -> asyncio.StreamReader:
+    """What comes out of a terminal; asyncio's own reader of pipes drops the last of it."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+
+    def ready() -> None:
+        try:
+            data = os.read(fd, PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # nobody holds the terminal any more
+        if data:
+            reader.feed_data(data)
+        else:
+            loop.remove_reader(fd)
+            os.close(fd)
+            reader.feed_eof()
+
+    loop.add_reader(fd, ready)
+    return reader
+
+
+async def _pump(reader: asyncio.StreamReader, name: _Stream, queue: asyncio.Queue[Output | None]) -> None:
     while data := await reader.read(PIECE):
         await queue.put(Output(name, data))
     await queue.put(None)
