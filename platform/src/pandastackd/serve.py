@@ -35,6 +35,13 @@ log = structlog.get_logger(__name__)
 DRAIN_SECONDS = 10
 """How long requests under way get at shutdown; after that they are cut off, and their commands killed."""
 
+WS_MESSAGE_BYTES = 1024 * 1024
+"""Largest message of a client on a WebSocket of ours; what is for a sandbox's ports is not looked at."""
+
+WS_PATIENCE_SECONDS = 90.0
+"""A client that answers no ping this long is gone. Longer than the guest may take to accept input: until then nothing
+more is read of the client, pongs neither."""
+
 
 class ClosableAgent(HostAgent, Protocol):
     """An agent that this process opened and must close."""
@@ -112,6 +119,8 @@ async def serve(
                 GatewayMiddleware(app, gateway),
                 http=server_protocol(gateway),
                 ws="websockets-sansio",
+                ws_max_size=WS_MESSAGE_BYTES,
+                ws_ping_timeout=WS_PATIENCE_SECONDS,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -36,23 +34,6 @@ async def test_published_routes_that_are_not_built(
     assert response.status_code == 501
     assert response.json()["code"] == "not_built"
     assert response.json()["error"].startswith(f"{capability}: ")
-
-
-async def test_a_websocket_that_is_not_built_is_refused_in_words(
-    live: httpx.AsyncClient, tmp_path: Path
-) -> None:
-    upgrade = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-        "Authorization": "",
-    }
-    key = (tmp_path / "admin.key").read_text().strip()
-    for query, status in (({}, 401), ({"access_token": key}, 501)):
-        response = await live.get("/v1/sandboxes/x/ssh", params=query, headers=upgrade)
-        assert response.status_code == status
-        assert isinstance(response.json()["error"], str)
 
 
 async def test_a_request_id_of_the_caller_is_kept_if_it_is_harmless(http: httpx.AsyncClient) -> None:

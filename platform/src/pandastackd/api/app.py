@@ -22,6 +22,7 @@ from pandastackd.api import (
     sandboxes,
     snapshots,
     templates,
+    terminals,
 )
 from pandastackd.api.dependencies import caller_of
 from pandastackd.api.middleware import Envelope
@@ -72,6 +73,8 @@ def create_app(control: Control, settings: Settings, metrics: Metrics | None = N
     ):
         # Who calls is asked before anything else, so that a stranger has no body read and learns no rules.
         v1.include_router(router, dependencies=[Depends(caller_of)])
+    # Browsers cannot send a header with these, so each asks by itself who calls.
+    v1.include_router(terminals.router)
     app.include_router(v1)
     app.include_router(health.router)
     # Another platform's contract, written down by them; our own description stays our own.

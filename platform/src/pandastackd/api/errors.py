@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from pandastackd.errors import InvalidRequest, PlatformError, Unauthenticated, VmmFailed
@@ -58,7 +59,7 @@ def invalid(error: ValidationError | RequestValidationError) -> InvalidRequest:
     return InvalidRequest("; ".join(problems), code="unknown_field" if unknown else "invalid_request")
 
 
-def request_id_of(request: Request) -> str:
+def request_id_of(request: HTTPConnection) -> str:
     """The id that ``middleware`` gave this request."""
     found: str = request.scope.get("state", {}).get("request_id", "")
     return found

@@ -31,7 +31,7 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         asked = Headers(scope=scope).get("x-request-id", "")
@@ -42,7 +42,9 @@ class Envelope:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
@@ -54,7 +56,7 @@ class Envelope:
         except ClientDisconnect:
             status = CLIENT_GONE
         except Exception:
-            log.exception("request.fault", request_id=request_id, method=scope["method"], path=scope["path"])
+            log.exception("request.fault", request_id=request_id, path=scope["path"])
             if status == 0:
                 await internal_error(request_id)(scope, receive, send_with_id)
             # Otherwise the answer stays incomplete, and the server cuts the connection: the client must
@@ -64,7 +66,9 @@ class Envelope:
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = _route(scope)
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        # The handshake of a WebSocket is a GET.
+        asked = scope.get("method", "GET")
+        method = asked if asked in _METHODS else "OTHER"
         self._metrics.request(method, route, status, seconds)
         # The path, never the query: it may carry a key or a file name.
         log.info(

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter
 from starlette.responses import Response
 
-from pandastackd.api.dependencies import Caller, control_of, presented_key
-from pandastackd.api.errors import error_response
-from pandastackd.errors import NotBuilt, PlatformError
+from pandastackd.api.dependencies import Caller
+from pandastackd.errors import NotBuilt
 
 router = APIRouter()
 
@@ -110,9 +109,6 @@ ROUTES: dict[str, tuple[str, ...]] = {
     "MCP": ("POST /mcp", f"POST {_SANDBOX}/mcp"),
 }
 
-SOCKETS = {"terminals": (f"{_SANDBOX}/ssh", f"{_SANDBOX}/exec/pty", f"{_SANDBOX}/exec/ws")}
-"""WebSocket routes; browsers cannot set headers there, so these also take the key as ``?access_token=``."""
-
 
 def _not_built(capability: str) -> NotBuilt:
     return NotBuilt(f"{capability}: not built in this version; see the changelog for what is")
@@ -125,23 +121,7 @@ def _refuse(capability: str) -> Callable[..., Awaitable[Response]]:
     return refuse
 
 
-def _refuse_socket(capability: str) -> Callable[[WebSocket], Awaitable[None]]:
-    async def refuse(websocket: WebSocket) -> None:
-        error: PlatformError = _not_built(capability)
-        try:
-            await control_of(websocket).keys.authenticate(presented_key(websocket, in_query=True))
-        except PlatformError as unknown:
-            error = unknown
-        await websocket.send_denial_response(error_response(error, ""))
-
-    return refuse
-
-
 for _capability, _routes in ROUTES.items():
     for _route in _routes:
         _method, _, _path = _route.partition(" ")
         router.add_api_route(_path, _refuse(_capability), methods=[_method], include_in_schema=False)
-for _capability, _paths in SOCKETS.items():
-    for _path in _paths:
-        router.add_api_route(_path, _refuse(_capability), methods=["GET"], include_in_schema=False)
-        router.add_api_websocket_route(_path, _refuse_socket(_capability))

@@ -3,6 +3,7 @@
 Knows the store and the host agent's public face. Does not know HTTP, and no VMM.
 """
 
+from pandastackd.control.commands import Commands
 from pandastackd.control.control import Control
 from pandastackd.control.creation import CreateRequest
 from pandastackd.control.forks import Fork, ForkRequest, Promotion
@@ -12,6 +13,7 @@ from pandastackd.control.lifetime import TtlFrom
 from pandastackd.control.lineage import Node
 from pandastackd.control.once import Key
 from pandastackd.control.sandboxes import Lifetime
+from pandastackd.control.terminals import Program
 from pandastackd.control.traffic import Traffic
 
 # What callers get to read; the store itself is none of their business.
@@ -19,6 +21,7 @@ from pandastackd.store import ApiKeyRow, EventRow, SandboxRow, SnapshotRow
 
 __all__ = [
     "ApiKeyRow",
+    "Commands",
     "Control",
     "CreateRequest",
     "EventRow",
@@ -30,6 +33,7 @@ __all__ = [
     "Lifetime",
     "Node",
     "Principal",
+    "Program",
     "Promotion",
     "SandboxRow",
     "SnapshotRow",

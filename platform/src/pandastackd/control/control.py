@@ -19,6 +19,7 @@ from pandastackd.control.once import Once
 from pandastackd.control.sandboxes import Sandboxes
 from pandastackd.control.snapshots import Snapshots
 from pandastackd.control.templates import Templates
+from pandastackd.control.terminals import Terminals
 from pandastackd.control.traffic import Traffic
 from pandastackd.control.upkeep import Upkeep
 from pandastackd.control.usage import Usage
@@ -36,7 +37,7 @@ class Control:
     """The control plane over one host.
 
     Attributes:
-        keys, templates, sandboxes, snapshots, forks, lineage, commands, usage: what callers work with.
+        keys, templates, sandboxes, snapshots, forks, lineage, commands, terminals, usage: what callers work with.
         traffic: the way of traffic from outside to a sandbox's ports.
         tokens: the secrets that sandboxes' public agents demand.
         upkeep: what goes on by itself, step by step, for tests to drive.
@@ -61,6 +62,7 @@ class Control:
         self.keys = Keys(store, background, now)
         self.templates = Templates(host)
         self.commands = Commands(background)
+        self.terminals = Terminals(background)
         self.usage = Usage(store, background, now)
         moves = Moves(store, host, settings, background, now)
         creator = Creator(store, host, host_id, self.templates, tokens, settings, background, now)

@@ -31,6 +31,15 @@ class Guest(Protocol):
     async def signal(self, pid: int, name: Literal["SIGTERM", "SIGKILL"]) -> None:
         """Send a signal; SIGKILL takes all children along."""
 
+    async def send_input(self, pid: int, data: bytes, *, pty: bool = False) -> None:
+        """Write to a process's stdin, or to its terminal."""
+
+    async def close_stdin(self, pid: int) -> None:
+        """Let a process see the end of its input."""
+
+    async def resize(self, pid: int, cols: int, rows: int) -> None:
+        """Resize a process's terminal."""
+
     async def processes(self) -> list[ProcessInfo]:
         """The processes that were started and still run."""
 
