@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from pandastackd.api import not_built
+from pandastackd.api import create_app, not_built
+from pandastackd.config import Settings
 from pandastackd.control import Control
 
 pytestmark = pytest.mark.anyio
@@ -56,10 +56,15 @@ async def test_a_fault_of_ours_tells_nothing_but_its_id(
     assert "secret" not in response.text
 
 
-async def test_operators_routes_need_no_key(app: FastAPI, http: httpx.AsyncClient) -> None:
-    made = (await http.post("/v1/sandboxes", json={"template": "base"})).json()["id"]
-    await http.get(f"/v1/sandboxes/{made}")
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as anonymous:
+async def test_operators_routes_need_no_key(
+    control: Control, settings: Settings, http: httpx.AsyncClient
+) -> None:
+    counting = httpx.ASGITransport(create_app(control, settings))  # the other tests share their counters
+    async with httpx.AsyncClient(transport=counting, base_url="http://test") as anonymous:
+        as_admin = {"Authorization": http.headers["Authorization"]}
+        answer = await anonymous.post("/v1/sandboxes", json={"template": "base"}, headers=as_admin)
+        made = answer.json()["id"]
+        await anonymous.get(f"/v1/sandboxes/{made}", headers=as_admin)
         assert (await anonymous.get("/healthz")).json() == {"status": "ok"}
         assert set((await anonymous.get("/version")).json()) == {"version", "api"}
         text = (await anonymous.get("/metrics")).text
