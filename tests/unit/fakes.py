@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from pandastackd.domain import (
+    Egress,
     ForkReport,
     HostCapacity,
     Phases,
@@ -243,6 +244,7 @@ class FakeAgent:
         fail_snapshot: raised by the next captures, of forks too, if set.
         fail_children: what becomes of the children of a fork with these numbers.
         moves: every hibernate, wake and rollback that began.
+        egress: what each sandbox may reach.
     """
 
     def __init__(self, root: Path) -> None:
@@ -261,6 +263,7 @@ class FakeAgent:
         self.moves: list[str] = []
         self.baked = [template("base", aliases=("ubuntu-24.04",)), template("code-interpreter")]
         self.changes: asyncio.Queue[str] = asyncio.Queue()
+        self.egress: dict[str, Egress] = {}
         self.closed = False
 
     async def capacity(self) -> HostCapacity:
@@ -291,6 +294,7 @@ class FakeAgent:
             phases=Phases(slot=1, disk=2, vmm=30, load=5, guest=70, total=108),
         )
         self.sandboxes[spec.id] = report
+        self.egress[spec.id] = spec.egress
         self.guests[spec.id] = FakeGuest(self.root / spec.id)
         return report
 
@@ -328,6 +332,12 @@ class FakeAgent:
         report = await self._to_disk_or_back("rollback", sandbox_id, State.RUNNING)
         self.sandboxes[sandbox_id] = report = replace(report, snapshot_id=snapshot_id)
         return report
+
+    async def restrict(self, sandbox_id: str, egress: Egress) -> None:
+        await self.report(sandbox_id)
+        if self.fail_move is not None:
+            raise self.fail_move
+        self.egress[sandbox_id] = egress
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str) -> SnapshotReport:
         captured = await self._capture(sandbox_id, snapshot_id)

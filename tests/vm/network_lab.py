@@ -20,7 +20,8 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -107,6 +108,7 @@ def make_pool(**changes: Any) -> SlotPool:
         NETWORK,
         tuple(IPv4Address(one) for one in changes.pop("resolvers", RESOLVERS)),
         max_flows=changes.pop("max_flows", 4096),
+        openable=tuple(IPv4Network(one) for one in changes.pop("openable", ())),
     )
     return SlotPool(
         AddressPlan(changes.pop("network", NETWORK)), rules, uid_base=UID_BASE, **{"ready": 0, **changes}
@@ -201,6 +203,20 @@ class Internet:
                 asyncio.get_running_loop().remove_reader(server)
             server.close()
         namespace.remove(self.path)
+
+
+@asynccontextmanager
+async def world(**changes: object) -> AsyncIterator[tuple[Internet, SlotPool, Slot]]:
+    """An internet, a pool and one slot."""
+    async with Internet() as internet:
+        pool = make_pool(**changes)
+        await pool.start()
+        slot = await pool.acquire()
+        yield internet, pool, slot
+        for number in list(pool._used):
+            await pool.release(pool.slot(number))
+        await pool.close()
+        assert traces() == set()
 
 
 def add_link(name: str, address: str = "", prefix: int = 32) -> None:

@@ -12,14 +12,12 @@ import functools
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from pyroute2.iproute.linux import IPRoute
 
-from pandastackd.network import Slot, SlotPool, namespace
+from pandastackd.network import namespace
 from pandastackd.network.host import foreign_forward_drops
 from pandastackd.network.policy import apply_rules
 from tests.vm.network_lab import (
@@ -28,33 +26,17 @@ from tests.vm.network_lab import (
     PUBLIC,
     RESOLVERS,
     Guest,
-    Internet,
     add_link,
     datagrams,
     fetch,
     in_lab,
     listener,
     make_namespace,
-    make_pool,
     send_raw,
-    traces,
+    world,
 )
 
 pytestmark = pytest.mark.needs("root", "tun", "nft")
-
-
-@asynccontextmanager
-async def world(**changes: object) -> AsyncIterator[tuple[Internet, SlotPool, Slot]]:
-    """An internet, a pool and one slot."""
-    async with Internet() as internet:
-        pool = make_pool(**changes)
-        await pool.start()
-        slot = await pool.acquire()
-        yield internet, pool, slot
-        for number in list(pool._used):
-            await pool.release(pool.slot(number))
-        await pool.close()
-        assert traces() == set()
 
 
 @in_lab

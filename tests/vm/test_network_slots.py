@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pandastackd.domain import Egress
 from pandastackd.errors import Conflict, GuestUnreachable, NoCapacity, NotFound
 from pandastackd.network import Slot, SlotPool, namespace
 from pandastackd.network.addresses import AddressPlan
@@ -195,7 +196,7 @@ async def test_a_new_agent_adopts_what_is_in_use_and_removes_the_rest() -> None:
             # The first agent dies without a word: only its lock goes.
             first._lock.release()
             second = make_pool()
-            assert await second.start(adopt=[kept.number]) == {kept.number}
+            assert await second.start(adopt={kept.number: Egress()}) == {kept.number}
             assert traces() == {kept.name, f"psv{kept.number}"}
             assert second.slot(kept.number) == kept
             assert await guest.fetch("203.0.113.2")
@@ -210,7 +211,7 @@ async def test_a_new_agent_adopts_what_is_in_use_and_removes_the_rest() -> None:
 @in_lab
 async def test_adopting_what_a_reboot_took_away() -> None:
     pool = make_pool()
-    assert await pool.start(adopt=[3]) == frozenset()
+    assert await pool.start(adopt={3: Egress()}) == frozenset()
     assert pool.used == 1
     await pool.release(pool.slot(3))
     await pool.settle()
@@ -256,7 +257,7 @@ async def test_one_agent_a_host() -> None:
     assert namespace.is_namespace(slot.netns)
     await pool.close()
     other = make_pool()
-    await other.start(adopt=[slot.number])
+    await other.start(adopt={slot.number: Egress()})
 
 
 @in_lab

@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     dns_servers: list[ipaddress.IPv4Address] = []
     """Where guests' DNS queries are sent. Default: the host's own non-loopback resolvers."""
 
+    openable_networks: list[ipaddress.IPv4Network] = []
+    """Private ranges that a sandbox may reach if its own network policy allows it by name, such as an internal package
+    mirror. All other private ranges are closed to every sandbox. The host itself stays closed in any case."""
+
     memory_overcommit: float = Field(default=4.0, gt=0, le=16)
     """How many times the host's memory may be promised to guests. Guests of one snapshot share all they have not
     written, so 4 is seldom used up; 1 promises nothing that there is not. What is free at the moment is checked too."""

@@ -7,6 +7,8 @@ behaviour beyond derivation.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Network
+from typing import Final
 
 from pandastackd.errors import PlatformError
 from pandastackd.lifecycle import State
@@ -32,6 +34,38 @@ class Phases:
         return {name: round(value, 2) for name, value in asdict(self).items()}
 
 
+SPECIAL_RANGES: Final = tuple(
+    IPv4Network(text)
+    for text in (
+        "0.0.0.0/8",  # "this network"
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # carrier NAT; also used inside clouds
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local: cloud metadata
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments; metadata on some clouds
+        "192.168.0.0/16",  # private
+        "198.18.0.0/15",  # benchmarking
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+    )
+)
+"""Destinations that are not the public internet: no guest reaches them, but for what an operator opens to those that
+ask.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """Where a sandbox may open connections to, of what its host lets guests reach at all: IPv4 networks.
+
+    A destination in ``allow`` is reached, even when it is in ``deny``; one in ``deny`` alone is not; any other is.
+    """
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """What the control plane asks an agent to make.
@@ -41,12 +75,14 @@ class SandboxSpec:
         snapshot_id: what to restore: a template's baked snapshot or a user's own.
         env: environment of every process started in the sandbox.
         access_token: secret the public envd port of this sandbox demands; never logged.
+        egress: in force before the guest runs.
     """
 
     id: str
     snapshot_id: str
     env: dict[str, str] = field(default_factory=dict)
     access_token: str = field(default="", repr=False)
+    egress: Egress = field(default_factory=Egress)
 
 
 @dataclass(frozen=True, slots=True)

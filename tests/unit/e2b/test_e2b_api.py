@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from pandastackd.api import create_app
 from pandastackd.api.e2b.unsupported import ROUTES
 from pandastackd.config import Settings
 from pandastackd.control import Control, CreateRequest, Principal
-from pandastackd.errors import Conflict, VmmFailed
+from pandastackd.domain import Egress
+from pandastackd.errors import Conflict, HostFailure, VmmFailed
 from pandastackd.guest.types import LogLine
 from tests.unit.fakes import FakeAgent, TurnableClock
 
@@ -74,10 +76,18 @@ async def test_create_look_and_end(
 @pytest.mark.parametrize(
     ("body", "name"),
     [
-        ({"allow_internet_access": False}, "allow_internet_access"),
         ({"autoPauseMemory": False}, "autoPauseMemory"),
-        ({"network": {"denyOut": ["0.0.0.0/0"]}}, "network.denyOut"),
-        ({"network": {"allowPublicTraffic": False}}, "network.allowPublicTraffic"),
+        ({"network": {"allowOut": ["*.example.com"], "denyOut": ["0.0.0.0/0"]}}, "domain names"),
+        ({"network": {"dnsServers": ["9.9.9.9"]}}, "network.dnsServers"),
+        ({"network": {"egressProxy": {"address": "proxy.example:1080"}}}, "network.egressProxy"),
+        ({"network": {"httpsPorts": [3000]}}, "network.httpsPorts"),
+        ({"network": {"rules": {"example.com": []}}}, "network.rules"),
+        ({"network": {"somethingNew": 1}}, "network.somethingNew"),
+        ({"network": {"denyOut": ["1.2.3"]}}, "deny_out"),
+        ({"network": {"allowOut": ["10.0.0.1"], "denyOut": ["0.0.0.0/0"]}}, "10.0.0.1/32 is a private"),
+        ({"network": {"allowOut": ["169.254.169.254"]}}, "closed to every sandbox"),
+        ({"network": {"allowOut": ["1.1.1.1"]}}, "nothing is denied"),
+        ({"network": {"maskRequestHost": "a\r\nb: c"}}, "maskRequestHost"),
         ({"mcp": {"x": {}}}, "mcp"),
         ({"iam": {"tokens": {}}}, "iam"),
         ({"volumeMounts": [{"name": "v", "path": "/v"}]}, "volumeMounts"),
@@ -317,6 +327,64 @@ async def test_logs_are_read_a_piece_at_a_time(e2b: httpx.AsyncClient, agent: Fa
     assert await read(f"/v2{path}", level="error") == ["0", "5", "10", "15"]
     assert await read(f"/v2{path}", search="line 1", limit=2, direction="backward") == ["19", "18"]
     assert (await e2b.get(f"/v2{path}", params={"limit": 1001})).json()["code"] == 400
+
+
+async def test_the_network_goes_from_create_to_the_host_and_on_to_forks(
+    e2b: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    made = await make(
+        e2b,
+        allow_internet_access=False,
+        network={"allowOut": ["1.1.1.1", "8.8.8.7/24"], "denyOut": ["::/0"], "allowPublicTraffic": None},
+    )
+    wanted = Egress(("1.1.1.1/32", "8.8.8.0/24"), ("0.0.0.0/0",))
+    assert agent.created[-1].egress == wanted
+    path = f"/sandboxes/{made['sandboxID']}"
+    detail = (await e2b.get(path)).json()
+    assert (detail["allowInternetAccess"], detail["network"]["allowOut"]) == (
+        False,
+        ["1.1.1.1", "8.8.8.7/24"],
+    )
+    forked = (await e2b.post(f"{path}/fork", json={})).json()
+    assert agent.created[-1].egress == wanted
+
+    assert (await e2b.put(f"{path}/network", json={"denyOut": ["9.9.9.9"]})).status_code == 204
+    assert agent.egress[made["sandboxID"]] == Egress((), ("9.9.9.9/32",))
+    assert agent.egress[forked[0]["sandbox"]["sandboxID"]] == wanted
+    detail = (await e2b.get(path)).json()
+    assert (detail["allowInternetAccess"], detail["network"]["denyOut"]) == (True, ["9.9.9.9"])
+
+    refused = await e2b.put(f"{path}/network", json={"allowOut": ["example.com"]})
+    assert (refused.status_code, refused.json()["error_code"]) == (400, "not_supported")
+    agent.fail_move = HostFailure("nft refused")
+    assert (await e2b.put(f"{path}/network", json={"allow_internet_access": False})).status_code == 500
+    assert (await e2b.get(path)).json()["allowInternetAccess"] is True
+
+
+async def test_a_private_range_is_allowed_only_where_the_operator_opened_it(
+    e2b: httpx.AsyncClient, agent: FakeAgent, settings: Settings
+) -> None:
+    settings.openable_networks = [IPv4Network("10.1.0.0/16")]
+    await make(e2b, network={"allowOut": ["10.1.2.3"]})
+    assert agent.created[-1].egress == Egress(("10.1.2.3/32",), ())
+    refused = await e2b.post("/sandboxes", json={"network": {"allowOut": ["10.2.0.0/16"]}})
+    assert (refused.status_code, refused.json()["error_code"]) == (400, "network_closed")
+
+
+async def test_our_own_api_has_the_same_network(http: httpx.AsyncClient, agent: FakeAgent) -> None:
+    wanted = {"internet": False, "allow_out": ["1.1.1.1"], "public_traffic": False}
+    made = (await http.post("/v1/sandboxes", json={"template": "base", "network": wanted})).json()
+    path = f"/v1/sandboxes/{made['id']}/network"
+    shown = (await http.get(path)).json()
+    assert {name: shown[name] for name in wanted} == wanted
+    assert re.fullmatch("[0-9a-f]{64}", shown["traffic_token"])
+    assert agent.egress[made["id"]] == Egress(("1.1.1.1/32",), ("0.0.0.0/0",))
+    changed = (await http.put(path, json={"deny_out": ["8.8.8.8"]})).json()
+    assert (changed["internet"], changed["deny_out"], changed["public_traffic"]) == (True, ["8.8.8.8"], False)
+    assert agent.egress[made["id"]] == Egress((), ("8.8.8.8/32",))
+    bad = await http.put(path, json={"deny_out": ["nonsense"]})
+    assert (bad.status_code, bad.json()["code"]) == (400, "invalid_network")
+    assert (await http.put("/v1/sandboxes/none/network", json={})).status_code == 404
 
 
 async def test_strangers_learn_nothing_and_every_error_has_one_shape(app: FastAPI) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
 
-from pandastackd.control import Control, Principal
+from pandastackd.control import Control, CreateRequest, Network, Principal
 from tests.unit.fakes import TurnableClock, flat_memory
 from tests.unit.gateway.conftest import Front
 
@@ -270,3 +271,54 @@ async def test_traffic_counts_as_use_and_a_question_does_not(
     assert before is not None
     assert after is not None
     assert after > before
+
+
+async def test_closed_ports_take_only_who_has_the_traffic_token(
+    front: Front, control: Control, admin: Principal
+) -> None:
+    row = await control.sandboxes.create(
+        admin, CreateRequest(template="base", network=Network(public_traffic=False))
+    )
+    closed = replace(front, sandbox_id=row.id)
+    await closed.listen(3000, echo)
+    await closed.listen(49983, echo)
+    headers = closed.headers(3000)
+    token = control.tokens.traffic(row.id)
+    for sent in (
+        {},
+        {"E2B-Traffic-Access-Token": "x"},
+        {"E2B-Traffic-Access-Token": control.tokens.of(row.id)},
+    ):
+        answer = await front.http.get("/", headers={**headers, **sent})
+        assert (answer.status_code, answer.json()["code"]) == (403, 403)
+    answer = await front.http.get("/", headers={**headers, "E2B-Traffic-Access-Token": token})
+    assert answer.status_code == 200
+    assert "e2b-traffic-access-token" not in answer.json()["headers"], "it is not the guest's business"
+    # The guest agent demands a token of its own.
+    assert (await front.http.get("/", headers=closed.headers(49983))).status_code == 200
+    await control.sandboxes.hibernate(admin, row.id)
+    assert (await front.http.get("/", headers=headers)).status_code == 403
+    assert front.agent.moves == ["hibernate"], "who may not come in does not wake it either"
+
+
+async def test_a_host_mask_is_what_servers_in_the_sandbox_see(
+    front: Front, control: Control, admin: Principal
+) -> None:
+    row = await control.sandboxes.create(
+        admin, CreateRequest(template="base", network=Network(mask_host="localhost:${PORT}"))
+    )
+    masked = replace(front, sandbox_id=row.id)
+    await masked.listen(3000, echo)
+    answer = await front.http.get("/", headers=masked.headers(3000))
+    assert answer.json()["headers"]["host"] == "localhost:3000"
+
+
+async def test_traffic_does_not_wake_what_is_not_to_be_woken_by_it(
+    front: Front, control: Control, admin: Principal
+) -> None:
+    row = await control.sandboxes.create(admin, CreateRequest(template="base", wake_on_traffic=False))
+    await control.sandboxes.hibernate(admin, row.id)
+    answer = await front.http.get("/", headers=replace(front, sandbox_id=row.id).headers(3000))
+    assert answer.status_code == 502
+    assert "was not found" in answer.json()["message"]
+    assert front.agent.moves == ["hibernate"]

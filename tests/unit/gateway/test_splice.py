@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from pandastackd.control import Control, CreateRequest, Network, Principal
 from tests.unit.gateway.conftest import Front
 
 pytestmark = pytest.mark.anyio
@@ -110,3 +112,28 @@ async def test_other_websockets_stay_the_platforms(front: Front) -> None:
     reader, writer = await front.raw(request)
     assert (await reader.readline()).split(b" ")[1] in (b"400", b"403", b"404")
     writer.close()
+
+
+async def test_closed_ports_and_masks_hold_for_upgrades_too(
+    front: Front, control: Control, admin: Principal
+) -> None:
+    network = Network(public_traffic=False, mask_host="app:${PORT}")
+    row = await control.sandboxes.create(admin, CreateRequest(template="base", network=network))
+    hosts: list[bytes] = []
+
+    async def noting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hosts.append(await reader.readuntil(CRLF))
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        writer.close()
+
+    await replace(front, sandbox_id=row.id).listen(3000, noting)
+    asked = upgrade(front, 3000, row.id)
+    reader, writer = await front.raw(asked)
+    assert (await reader.readuntil(CRLF)).startswith(b"HTTP/1.1 403 ")
+    writer.close()
+    token = f"E2b-Traffic-Access-Token: {control.tokens.traffic(row.id)}\r\n\r\n".encode()
+    reader, writer = await front.raw(asked[:-2] + token)
+    assert (await reader.readuntil(CRLF)).startswith(b"HTTP/1.1 101 ")
+    writer.close()
+    assert len(hosts) == 1
+    assert b"host: app:3000\r\n" in hosts[0]

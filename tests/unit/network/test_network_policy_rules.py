@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 
+from pandastackd.domain import SPECIAL_RANGES, Egress
 from pandastackd.errors import Conflict
 from pandastackd.network.addresses import AddressPlan
 from pandastackd.network.host import Claim, check_free
-from pandastackd.network.policy import SPECIAL_RANGES, Policy
+from pandastackd.network.policy import Policy
 
 NETWORK = IPv4Network("10.213.0.0/16")
 
@@ -88,3 +90,41 @@ def _blocked(commands: list[dict[str, dict[str, dict[str, object]]]]) -> list[di
         if found.get("name") == "blocked":
             return found["elem"]  # type: ignore[return-value]
     raise AssertionError("no set of blocked ranges")
+
+
+def _elements(commands: list[dict[str, Any]], name: str) -> list[Any]:
+    (found,) = [
+        body["elem"]
+        for command in commands
+        for kind, body in next(iter(command.values())).items()
+        if kind in ("set", "element") and body["name"] == name and "elem" in body
+    ]
+    return found
+
+
+def test_overlapping_and_adjacent_rules_become_sets_that_nft_takes() -> None:
+    egress = Egress(
+        ("192.0.2.0/25", "192.0.2.128/25", "192.0.2.1/32"), ("198.51.100.0/24", "198.51.100.7/32")
+    )
+    policy = Policy(NETWORK, ())
+    for text in (policy.egress_rules(egress), policy.slot_rules(AddressPlan(NETWORK).slot(7), egress)):
+        commands = json.loads(text)["nftables"]
+        assert _elements(commands, "allowed") == [{"prefix": {"addr": "192.0.2.0", "len": 24}}]
+        assert _elements(commands, "denied") == [{"prefix": {"addr": "198.51.100.0", "len": 24}}]
+
+
+@pytest.mark.parametrize(
+    ("deny", "named"),
+    [((), True), (("10.0.0.0/8",), True), (("0.0.0.0/0",), False), (("0.0.0.0/1", "128.0.0.0/1"), False)],
+)
+def test_names_are_a_way_out_that_goes_when_everything_is_denied(deny: tuple[str, ...], named: bool) -> None:
+    text = Policy(NETWORK, (IPv4Address("192.0.2.53"),)).egress_rules(Egress((), deny))
+    assert ("10.200.0.1" in text) == named
+
+
+def test_a_change_is_two_sets_and_nothing_else() -> None:
+    commands = json.loads(Policy(NETWORK, ()).egress_rules(Egress()))["nftables"]
+    assert [next(iter(command.items())) for command in commands] == [
+        ("flush", {"set": {"family": "inet", "table": "pandastack", "name": name}})
+        for name in ("allowed", "denied")
+    ]

@@ -16,6 +16,7 @@ from pandastackd.agent.rooms import Rooms, enclosure_of
 from pandastackd.agent.sandbox import Sandbox
 from pandastackd.disk.atomic import remove_tree
 from pandastackd.disk.layout import DataDir
+from pandastackd.domain import Egress
 from pandastackd.lifecycle import State
 
 log = structlog.get_logger(__name__)
@@ -23,10 +24,12 @@ log = structlog.get_logger(__name__)
 SETTLED = frozenset({State.FAILED, State.HIBERNATED})
 
 
-def slots_in_use(data: DataDir) -> list[int]:
-    """Slot numbers that records name; every other slot on the host is a leftover."""
+def slots_in_use(data: DataDir) -> dict[int, Egress]:
+    """Slot numbers that records name, and what their guests may reach; every other slot is a leftover."""
     records = (Record.load(path) for path in sorted(data.sandboxes.iterdir()))
-    return [record.slot for record in records if record is not None and record.slot is not None]
+    return {
+        record.slot: record.egress for record in records if record is not None and record.slot is not None
+    }
 
 
 async def adopt_or_bury(rooms: Rooms, on_change: Callable[[str], None]) -> list[Sandbox]:

@@ -26,6 +26,7 @@ from pandastackd.config import Settings
 from pandastackd.disk.layout import DataDir
 from pandastackd.disk.space import require_free
 from pandastackd.domain import (
+    Egress,
     ForkReport,
     HostCapacity,
     SandboxReport,
@@ -193,6 +194,10 @@ class Agent:
         async with sandbox.lock, self._promised(sandbox):
             await rollback(self._rooms, sandbox, snapshot)
         return sandbox.report()
+
+    async def restrict(self, sandbox_id: str, egress: Egress) -> None:
+        """Change what a sandbox may reach. See :meth:`Sandbox.restrict`."""
+        await self._find(sandbox_id).restrict(egress)
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str) -> SnapshotReport:
         """Capture a running or paused sandbox; it goes on. See :func:`pandastackd.agent.capturing.capture_sandbox`."""

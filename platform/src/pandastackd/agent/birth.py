@@ -40,6 +40,7 @@ async def give_birth(
         state=State.CREATING,
         slot=slot.number,
         origin=Origin.of(manifest),
+        egress=spec.egress,
         boot_mode="fork" if manifest.kind is Kind.FORK else "restore",
     )
     sandbox = Sandbox(rooms, record, on_change)

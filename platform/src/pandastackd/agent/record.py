@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pandastackd.disk.atomic import write_json_atomically
-from pandastackd.domain import Phases
+from pandastackd.domain import Egress, Phases
 from pandastackd.lifecycle import State
 from pandastackd.snapshot import Manifest
 
@@ -49,6 +49,7 @@ class Record:
     Attributes:
         slot: network slot number; ``None`` once it was given back.
         generation: number of the machine files that count.
+        egress: what its slot lets it reach.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Record:
     origin: Origin
     generation: int = 0
     boot_mode: str = "restore"
+    egress: Egress = field(default_factory=Egress)
     phases: Phases = field(default_factory=Phases)
     failure: str | None = None
     console_tail: str = ""
@@ -84,6 +86,7 @@ class Record:
                     "state": State(raw["state"]),
                     "phases": Phases(**raw["phases"]),
                     "origin": Origin(**raw["origin"]),
+                    "egress": Egress(**{name: tuple(found) for name, found in raw.get("egress", {}).items()}),
                 }
             )
         except (OSError, ValueError, KeyError, TypeError):

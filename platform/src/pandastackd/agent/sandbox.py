@@ -19,7 +19,7 @@ import structlog
 from pandastackd.agent.record import Record
 from pandastackd.agent.rooms import Rooms, enclosure_of, machine_directory
 from pandastackd.disk.atomic import remove_tree
-from pandastackd.domain import SandboxReport
+from pandastackd.domain import Egress, SandboxReport
 from pandastackd.errors import Conflict
 from pandastackd.guest import GuestClient, Identity
 from pandastackd.lifecycle import Event, State, advance
@@ -171,6 +171,26 @@ class Sandbox:
             await self.machine().resume()
             self.save(state=state)
             await self.connect_guest().introduce(Identity(), deadline_seconds=GUEST_DEADLINE_SECONDS)
+
+    async def restrict(self, egress: Egress) -> None:
+        """Let it reach ``egress`` and no more: at once where it has a machine, and in whatever it is woken into.
+
+        Raises:
+            Conflict: it is being deleted.
+            HostFailure: it could not be done; what was in force still is.
+        """
+        async with self.lock:
+            if self.record.state in (State.STOPPING, State.DELETED):
+                raise Conflict(f"sandbox {self.id} is being deleted", code="busy")
+            before = self.record.egress
+            # The record first: an agent that is killed in between makes the next one put it into force.
+            self.save(egress=egress)
+            try:
+                if self.slot is not None:
+                    await self._rooms.slots.restrict(self.slot, egress)
+            except BaseException:
+                self.save(egress=before)
+                raise
 
     def watch(self) -> None:
         """Begin to notice when the VMM dies by itself."""

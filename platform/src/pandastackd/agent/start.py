@@ -1,7 +1,7 @@
 """Starting a machine from memory, device state and disk of one instant: the step that create, fork, wake and
 rollback share.
 
-    lay out ─► VMM process ─► state load ─► resume ─► introduce
+    restrict the slot ─► lay out ─► VMM process ─► state load ─► resume ─► introduce
 
 The machine gets files of its own (a *generation*: a reflink clone of the disk, a hard link to the memory), so what it
 started from stays as it was until the caller decides that the start has succeeded.
@@ -20,6 +20,7 @@ from pandastackd.agent.sandbox import GUEST_DEADLINE_SECONDS, Sandbox
 from pandastackd.disk.atomic import remove_tree
 from pandastackd.disk.reflink import clone
 from pandastackd.disk.space import storage_errors
+from pandastackd.domain import Egress
 from pandastackd.errors import GuestUnreachable, HostFailure, NotFound, VmmFailed
 from pandastackd.guest import Identity
 from pandastackd.network import Slot
@@ -91,6 +92,8 @@ async def start_machine(
     enclosure = enclosure_of(sandbox.directory, slot, generation)
     watch = Stopwatch()
     try:
+        if sandbox.record.egress != Egress():
+            await rooms.slots.restrict(slot, sandbox.record.egress)
         await asyncio.to_thread(_lay_out, sandbox.machine_directory(generation), instant, slot)
         disk_ms = watch.lap()
         machine = Machine(sandbox.record.vcpus, sandbox.record.memory_mib)

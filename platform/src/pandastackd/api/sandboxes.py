@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from pandastackd.api.dependencies import Caller, ControlDep, MetricsDep, body_of, json_body
 from pandastackd.api.limits import check_env, check_metadata
 from pandastackd.api.wire import CreateBody, SandboxInfo, sandbox_info, time_text
-from pandastackd.control import CreateRequest
+from pandastackd.control import CreateRequest, Network
 from pandastackd.errors import InvalidRequest, NotBuilt
 
 router = APIRouter(tags=["sandboxes"])
@@ -104,6 +104,15 @@ def _wanted(body: CreateBody, idempotency_key: str | None) -> CreateRequest:
         persistent=bool(body.persistent),
         on_timeout=body.on_timeout or "delete",
         env=env,
+        network=Network()
+        if body.network is None
+        else Network(
+            internet=body.network.internet,
+            allow_out=body.network.allow_out,
+            deny_out=body.network.deny_out,
+            public_traffic=body.network.public_traffic,
+            mask_host=body.network.mask_host,
+        ),
         idempotency_key=idempotency_key,
         digest=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
     )

@@ -17,6 +17,10 @@ from pandastackd.lifecycle import State
 Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
+MaskHost = Annotated[StrictStr, Field(max_length=255, pattern=r"^[A-Za-z0-9.:_${}\[\]-]+$")]
+"""What servers in a sandbox see as ``Host``; ``${PORT}`` in it is the port."""
+
+
 class Request(BaseModel):
     """Root of all request bodies."""
 
@@ -43,6 +47,28 @@ class VolumeMount(Request):
     read_only: StrictBool = False
 
 
+class EgressBody(Request):
+    """``PUT /v1/sandboxes/{id}/network``: where a sandbox may connect to. What is left out is cleared.
+
+    ``allow_out`` and ``deny_out`` are addresses and networks, and allowing wins. ``internet: false`` denies all that is
+    not allowed by name, and DNS.
+    """
+
+    internet: StrictBool = True
+    allow_out: tuple[StrictStr, ...] = ()
+    deny_out: tuple[StrictStr, ...] = ()
+
+
+class NetworkBody(EgressBody):
+    """``network`` at create. With ``public_traffic: false``, ports are reached with the ``traffic_token`` only.
+
+    ``mask_host`` is what servers in the sandbox see as ``Host``; ``${PORT}`` in it is the port.
+    """
+
+    public_traffic: StrictBool = True
+    mask_host: MaskHost | None = None
+
+
 class CreateBody(Request):
     """``POST /v1/sandboxes``. ``cpu`` and ``memory_mb`` are the template's to decide; old scripts send
     them.
@@ -55,6 +81,7 @@ class CreateBody(Request):
     from_snapshot: Annotated[StrictStr, Field(min_length=1, max_length=128)] | None = None
     on_timeout: Literal["delete", "hibernate"] | None = None
     env: dict[StrictStr, StrictStr] | None = None
+    network: NetworkBody | None = None
     volumes: list[VolumeMount] | None = None
     cpu: Any = Field(default=None, deprecated=True)
     memory_mb: Any = Field(default=None, deprecated=True)
@@ -154,6 +181,19 @@ class SandboxInfo(BaseModel):
     phases_ms: dict[str, float]
     failure: str | None
     console_tail: str | None
+
+
+class NetworkInfo(BaseModel):
+    """What a sandbox's network may do. ``traffic_token`` is what its ports demand, in the header
+    ``e2b-traffic-access-token``, where they are not for everybody.
+    """
+
+    internet: bool
+    allow_out: list[str]
+    deny_out: list[str]
+    public_traffic: bool
+    mask_host: str | None
+    traffic_token: str | None
 
 
 class SnapshotInfo(BaseModel):

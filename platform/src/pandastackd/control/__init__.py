@@ -11,6 +11,7 @@ from pandastackd.control.host import Guest, HostAgent
 from pandastackd.control.keys import Principal
 from pandastackd.control.lifetime import TtlFrom
 from pandastackd.control.lineage import Node
+from pandastackd.control.network import Network
 from pandastackd.control.once import Key
 from pandastackd.control.sandboxes import Lifetime
 from pandastackd.control.terminals import Program
@@ -31,6 +32,7 @@ __all__ = [
     "HostAgent",
     "Key",
     "Lifetime",
+    "Network",
     "Node",
     "Principal",
     "Program",

@@ -82,7 +82,7 @@ class Control:
             now,
         )
         self.lineage = Lineage(store)
-        self.traffic = Traffic(store, host, self.sandboxes, self.usage)
+        self.traffic = Traffic(store, host, self.sandboxes, self.usage, tokens)
         self.tokens = tokens
         self.upkeep = Upkeep(store, host, host_id, self.sandboxes, moves, self.snapshots, now)
 

@@ -25,6 +25,7 @@ from pandastackd.control.clock import Clock
 from pandastackd.control.host import HostAgent
 from pandastackd.control.keys import AccessTokens, Principal
 from pandastackd.control.lifetime import TtlFrom, checked_ttl
+from pandastackd.control.network import Network
 from pandastackd.control.templates import Templates
 from pandastackd.domain import SandboxReport, SandboxSpec
 from pandastackd.errors import Conflict, InvalidRequest, NotFound, PlatformError, VmmFailed
@@ -65,6 +66,7 @@ class CreateRequest:
     persistent: bool = False
     on_timeout: Literal["delete", "hibernate"] = "delete"
     wake_on_traffic: bool = True
+    network: Network = field(default_factory=Network)
     env: dict[str, str] = field(default_factory=dict, repr=False)
     idempotency_key: str | None = None
     digest: str = ""
@@ -97,13 +99,14 @@ class Creator:
         """Make a sandbox; answers when its guest has answered.
 
         Raises:
-            InvalidRequest: the lifetime is out of range.
+            InvalidRequest: the lifetime is out of range, or the network cannot be as it is asked for.
             NotFound: no such template, or no such snapshot of this workspace.
             InsufficientStorage, NoCapacity: no room; nothing was made.
             Conflict: the idempotency key was used for something else, or its sandbox is gone.
             VmmFailed, GuestUnreachable: it did not start; everything was undone.
         """
         ttl = checked_ttl(request.ttl_seconds, self._settings)
+        request.network.egress(self._settings)
         if request.idempotency_key is not None and len(request.idempotency_key) > MAX_KEY:
             raise InvalidRequest(f"Idempotency-Key is too long: at most {MAX_KEY} characters")
         while True:
@@ -149,12 +152,14 @@ class Creator:
             persistent=request.persistent,
             on_timeout=request.on_timeout,
             wake_on_traffic=request.wake_on_traffic,
+            network=request.network.as_dict(),
             now=self._now(),
             lease=LEASE,
         )
 
     async def _make(self, row: SandboxRow, request: CreateRequest) -> SandboxRow:
-        spec = SandboxSpec(row.id, row.snapshot_id, request.env, self._tokens.of(row.id))
+        egress = request.network.egress(self._settings)
+        spec = SandboxSpec(row.id, row.snapshot_id, request.env, self._tokens.of(row.id), egress)
         try:
             return await self.running(row, await self._host.create(spec))
         except BaseException as error:

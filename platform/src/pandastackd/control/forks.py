@@ -27,6 +27,7 @@ from pandastackd.control.host import HostAgent
 from pandastackd.control.keys import AccessTokens, Principal
 from pandastackd.control.lifetime import TtlFrom, checked_ttl
 from pandastackd.control.moves import Moves
+from pandastackd.control.network import Network
 from pandastackd.control.once import Answer, Key, Once
 from pandastackd.control.sandboxes import Sandboxes
 from pandastackd.control.usage import Usage
@@ -206,8 +207,10 @@ class Forks:
         admit(await self._host.capacity(), parent.memory_mib, self._settings)
         planned, tree = self._planned(parent, request)
         await self._store.sandboxes.add_children(planned, tree=tree)
+        egress = Network.of(parent.network).egress(self._settings)
         specs = [
-            SandboxSpec(row.id, row.snapshot_id, access_token=self._tokens.of(row.id)) for row in planned
+            SandboxSpec(row.id, row.snapshot_id, access_token=self._tokens.of(row.id), egress=egress)
+            for row in planned
         ]
         try:
             with self._usage.hold(parent):
@@ -271,6 +274,7 @@ class Forks:
                 persistent=False,
                 on_timeout=parent.on_timeout,
                 wake_on_traffic=parent.wake_on_traffic,
+                network=parent.network,
                 parent_id=parent.id,
                 root_id=parent.root_id,
                 tree_id=tree_id,

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 from pandastackd.domain import (
+    Egress,
     ForkReport,
     HostCapacity,
     SandboxReport,
@@ -103,6 +104,9 @@ class HostAgent(Protocol):
 
     async def rollback(self, sandbox_id: str, snapshot_id: str) -> SandboxReport:
         """Put an earlier instant in place of the present one; when it raises, the report says what is."""
+
+    async def restrict(self, sandbox_id: str, egress: Egress) -> None:
+        """Change what a sandbox may reach, at once; when it raises, what was in force still is."""
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str) -> SnapshotReport:
         """Capture a running or paused sandbox, which goes on; when it raises, nothing is left behind."""

@@ -192,8 +192,15 @@ class AccessTokens:
         return cls(bytes.fromhex(text))
 
     def of(self, sandbox_id: str) -> str:
-        """The token of one sandbox."""
-        return hmac.new(self._secret, f"envd:{sandbox_id}".encode(), hashlib.sha256).hexdigest()
+        """The token that the guest agent of one sandbox demands."""
+        return self._derived(f"envd:{sandbox_id}")
+
+    def traffic(self, sandbox_id: str) -> str:
+        """The token that the gateway demands for one sandbox, if its ports are not for everybody."""
+        return self._derived(f"traffic:{sandbox_id}")
+
+    def _derived(self, purpose: str) -> str:
+        return hmac.new(self._secret, purpose.encode(), hashlib.sha256).hexdigest()
 
 
 def _admin_digits(path: Path) -> str:

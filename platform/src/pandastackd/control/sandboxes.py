@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
@@ -22,7 +22,8 @@ from pandastackd.control.creation import CreateRequest, Creator
 from pandastackd.control.host import Guest, HostAgent
 from pandastackd.control.keys import Principal
 from pandastackd.control.lifetime import TtlFrom, checked_ttl, end_when_set
-from pandastackd.control.moves import LEASE, Moves, gone, missing
+from pandastackd.control.moves import LEASE, Moves, gone, missing, not_running
+from pandastackd.control.network import Network
 from pandastackd.control.usage import Usage
 from pandastackd.errors import Conflict, InvalidRequest, NotFound
 from pandastackd.lifecycle import TRANSITIONS, Event, State, advance
@@ -31,6 +32,9 @@ from pandastackd.store import EventRow, SandboxRow, Store
 log = structlog.get_logger(__name__)
 
 DELETABLE = frozenset(state.value for state, arrows in TRANSITIONS.items() if Event.DELETE in arrows)
+
+NETWORKED = frozenset({State.RUNNING.value, State.PAUSED.value, State.HIBERNATED.value})
+"""States in which a sandbox's network can be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +236,42 @@ class Sandboxes:
         if changed is None:
             raise Conflict(f"sandbox {row.id} is being deleted or moved; try again", code="busy")
         return self._lifetime(changed)
+
+    async def set_network(
+        self,
+        principal: Principal,
+        sandbox_id: str,
+        *,
+        internet: bool,
+        allow_out: Sequence[str],
+        deny_out: Sequence[str],
+    ) -> SandboxRow:
+        """Change where a sandbox may connect to, as a whole and at once: flows that are no longer allowed end.
+
+        Raises:
+            NotFound: it is not there, or not the caller's.
+            InvalidRequest: the network cannot be as it is asked for.
+            Conflict: it failed, or is being made or deleted.
+            HostFailure: it could not be done; what was in force still is.
+        """
+        row = await self.get(principal, sandbox_id)
+        network = replace(
+            Network.of(row.network), internet=internet, allow_out=tuple(allow_out), deny_out=tuple(deny_out)
+        )
+        egress = network.egress(self._settings)
+        if row.state not in NETWORKED:
+            raise not_running(row)
+
+        async def work() -> SandboxRow:
+            await self._host.restrict(row.id, egress)
+            event = rows.event(
+                row, "sandbox.network_changed", self._now(), allow=egress.allow, deny=egress.deny
+            )
+            return await self._store.sandboxes.change(
+                row.id, expected=NETWORKED, values={"network": network.as_dict()}, event=event
+            ) or gone(row.id)
+
+        return await asyncio.shield(self._background.spawn(work(), name=f"network-{row.id}"))
 
     async def prolong(self, principal: Principal, sandbox_id: str, seconds: int) -> None:
         """Let a sandbox live at least ``seconds`` from now; one that lives longer is left as it is.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,6 +33,15 @@ class Refused(Exception):
         self.head = head
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way to a target: its guest, a connection to the port, and the ``Host`` to say there if not the client's."""
+
+    guest: Dialer
+    upstream: Upstream
+    host: bytes | None
+
+
 class Gateway:
     """Carries sandboxes' traffic.
 
@@ -48,30 +58,37 @@ class Gateway:
         try:
             # Asking whether a sandbox lives must neither wake it nor make it live longer.
             only_asks = target.port == AGENT_PORT and scope["path"] == "/health"
-            async with self.reach(target, only_asks=only_asks) as (guest, upstream):
+            async with self.reach(target, only_asks=only_asks) as way:
                 try:
-                    await _Exchange(target, upstream, scope, receive, send).run()
+                    await _Exchange(target, way, scope, receive, send).run()
                 finally:
-                    self._connections.give_back(guest, target.port, upstream)
+                    self._connections.give_back(way.guest, target.port, way.upstream)
         except Refused as refused:
             await send_whole(send, refused.head)
 
     @asynccontextmanager
-    async def reach(
-        self, target: Target, *, only_asks: bool = False
-    ) -> AsyncIterator[tuple[Dialer, Upstream]]:
+    async def reach(self, target: Target, *, only_asks: bool = False) -> AsyncIterator[Way]:
         """A connection to the target, inside a block that counts as use of the sandbox.
 
         Raises:
             Refused: there is no way there; says what the client is told.
         """
         try:
-            async with self._traffic.reach(target.sandbox_id, only_asks=only_asks) as guest:
+            async with self._traffic.enter(
+                target.sandbox_id,
+                token=target.token,
+                # The guest agent demands a token of its own.
+                guarded=target.port != AGENT_PORT,
+                only_asks=only_asks,
+            ) as (guest, network):
                 try:
                     upstream = await self._connections.open(guest, target.port)
                 except NotFound:
                     raise Refused(refusals.no_port(target)) from None
-                yield guest, upstream
+                mask = network.mask_host
+                yield Way(
+                    guest, upstream, mask.replace("${PORT}", str(target.port)).encode() if mask else None
+                )
         except (NotFound, Conflict) as error:
             raise Refused(refusals.no_sandbox(target, error)) from None
         except PlatformError as error:
@@ -104,11 +121,10 @@ class GatewayMiddleware:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(
-        self, target: Target, upstream: Upstream, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    def __init__(self, target: Target, way: Way, scope: Scope, receive: Receive, send: Send) -> None:
         self._target = target
-        self._upstream = upstream
+        self._upstream = way.upstream
+        self._host = way.host
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -131,7 +147,7 @@ class _Exchange:
     async def _upload(self) -> None:
         """Send the request, then wait for the client to go away: then the guest's connection is cut."""
         scope, upstream = self._scope, self._upstream
-        headers, has_body, chunked = request_headers(scope["headers"])
+        headers, has_body, chunked = request_headers(scope["headers"], self._host)
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         if not has_body:
             upstream.begin(scope["method"], target, headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pandastackd.gateway.address import ID_HEADER, PORT_HEADER, Headers
+from pandastackd.gateway.address import ID_HEADER, PORT_HEADER, TOKEN_HEADER, Headers
 from pandastackd.gateway.upstream import Head
 
 _HOP_BY_HOP: Final = frozenset(
@@ -21,15 +21,19 @@ _HOP_BY_HOP: Final = frozenset(
 )
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 # The server below us answers `Expect` itself, and dates every answer.
-_NOT_ASKED: Final = _HOP_BY_HOP | _FRAMING | {b"expect", ID_HEADER, PORT_HEADER}
+_NOT_ASKED: Final = _HOP_BY_HOP | _FRAMING | {b"expect", ID_HEADER, PORT_HEADER, TOKEN_HEADER}
 _NOT_ANSWERED: Final = _HOP_BY_HOP | _FRAMING | {b"date"}
 
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-def request_headers(headers: Headers) -> tuple[RawHeaders, bool, bool]:
-    """A request's headers as the guest sees them, whether it has a body, and whether that comes in chunks."""
-    given = list(headers)
+def request_headers(headers: Headers, host: bytes | None = None) -> tuple[RawHeaders, bool, bool]:
+    """A request's headers as the guest sees them, whether it has a body, and whether that comes in chunks.
+
+    Args:
+        host: what the guest sees as ``Host``; ``None`` is what the client sent.
+    """
+    given = [(name, value if host is None or name != b"host" else host) for name, value in headers]
     named = _of_connection(given)
     kept = [(name, value) for name, value in given if name not in _NOT_ASKED and name not in named]
     for name, value in given:
@@ -40,10 +44,10 @@ def request_headers(headers: Headers) -> tuple[RawHeaders, bool, bool]:
     return kept, False, False
 
 
-def upgrade_headers(headers: Headers) -> RawHeaders:
-    """The headers of a request that asks to leave HTTP."""
+def upgrade_headers(headers: Headers, host: bytes | None = None) -> RawHeaders:
+    """The headers of a request that asks to leave HTTP; ``host`` as for :func:`request_headers`."""
     given = list(headers)
-    kept, _, _ = request_headers(given)
+    kept, _, _ = request_headers(given, host)
     upgrade = [(name, value) for name, value in given if name == b"upgrade"]
     return [*kept, (b"connection", b"Upgrade"), *upgrade]
 

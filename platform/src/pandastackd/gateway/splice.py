@@ -134,11 +134,11 @@ class Splice(asyncio.Protocol):
 
     async def _carry(self) -> None:
         try:
-            async with self._gateway.reach(self._target) as (_, upstream):
+            async with self._gateway.reach(self._target) as way:
                 try:
-                    await self._exchange(upstream)
+                    await self._exchange(way.upstream, way.host)
                 finally:
-                    upstream.abort()
+                    way.upstream.abort()
         except Refused as refused:
             await self._send_head(refused.head)
             await self._send(refused.head.body)
@@ -146,8 +146,8 @@ class Splice(asyncio.Protocol):
             # Too late for an answer: the client learns by the end of the connection.
             self._transport.abort()
 
-    async def _exchange(self, upstream: Upstream) -> None:
-        upstream.begin(self._method, self._url, upgrade_headers(self._headers))
+    async def _exchange(self, upstream: Upstream, host: bytes | None) -> None:
+        upstream.begin(self._method, self._url, upgrade_headers(self._headers, host))
         try:
             head = await upstream.head()
         except BrokenAnswer as error:

@@ -15,7 +15,7 @@ from pyroute2.iproute.linux import IPRoute
 
 from pandastackd.errors import Conflict, HostFailure
 from pandastackd.network.addresses import HOST_LINK_PREFIX, slot_number
-from pandastackd.network.policy import TABLE
+from pandastackd.network.nft import TABLE
 
 FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 LOCK: Final = Path("/run/pandastack/network.lock")

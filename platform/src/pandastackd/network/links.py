@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from pandastackd.domain import Egress
 from pandastackd.errors import HostFailure, PlatformError
 from pandastackd.network import namespace
 from pandastackd.network.addresses import (
@@ -209,14 +210,29 @@ class SlotMaker:
             return False
         return {DATA_TAP, CONTROL_TAP, UPLINK} <= set(inside)
 
-    def renew_policy(self, number: int) -> None:
-        """Load today's policy into a slot that an earlier agent made. Flows that are open stay open.
+    def renew_policy(self, number: int, egress: Egress) -> None:
+        """Load today's policy into a slot that an earlier agent made, for a guest that may reach ``egress``. Flows
+        that are open and allowed stay open.
 
         Raises:
             HostFailure: nft refused; the earlier policy is in place.
         """
         slot = self._plan.slot(number)
-        namespace.run_in(self.netns(number), lambda: apply_rules(self._policy.slot_rules(slot)))
+        namespace.run_in(self.netns(number), lambda: apply_rules(self._policy.slot_rules(slot, egress)))
+
+    def restrict(self, number: int, egress: Egress) -> None:
+        """Give a slot another egress, at once and as a whole.
+
+        Raises:
+            HostFailure: nft refused, or the slot is gone; the earlier egress is in force.
+        """
+        rules = self._policy.egress_rules(egress)
+        try:
+            namespace.run_in(self.netns(number), lambda: apply_rules(rules))
+        except OSError as error:
+            raise HostFailure(
+                f"network slot {number} is gone ({error.strerror or error})", code="network_failed"
+            ) from error
 
 
 def _configure_slot(batch: Batch, slot: SlotAddresses) -> None:

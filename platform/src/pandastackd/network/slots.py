@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
 import structlog
 
 from pandastackd.config import Settings
+from pandastackd.domain import Egress
 from pandastackd.errors import HostFailure, NoCapacity, NotFound, PlatformError
 from pandastackd.network import host, namespace, policy
 from pandastackd.network.addresses import SLOT_COUNT, AddressPlan
@@ -98,7 +99,7 @@ class SlotPool:
             )
         return cls(
             AddressPlan(settings.network),
-            Policy(settings.network, resolvers),
+            Policy(settings.network, resolvers, openable=tuple(settings.openable_networks)),
             uid_base=settings.uid_base,
             ready=settings.slots_ready,
         )
@@ -118,13 +119,12 @@ class SlotPool:
         """How many are made and wait to be handed out."""
         return len(self._ready)
 
-    async def start(self, adopt: Iterable[int] = ()) -> frozenset[int]:
+    async def start(self, adopt: Mapping[int, Egress] | None = None) -> frozenset[int]:
         """Prepare the host, take over the slots in ``adopt``, remove all others found, begin to make ahead.
 
         Args:
-            adopt: numbers that sandboxes of an earlier agent hold. They count as used whatever is left of
-                them (after
-                a reboot: nothing), until they are released.
+            adopt: numbers that sandboxes of an earlier agent hold, and what those may reach. They count as used
+                whatever is left of them (after a reboot: nothing), until they are released.
 
         Returns:
             Those of ``adopt`` that are whole and carry today's policy.
@@ -134,12 +134,13 @@ class SlotPool:
             HostFailure: the kernel or nft refused; nothing of ``adopt`` is harmed.
             ValueError: ``adopt`` names a number that cannot exist.
         """
-        keep = set(adopt)
+        egress = dict(adopt or {})
+        keep = set(egress)
         for number in keep:
             self._plan.slot(number)
         await namespace.in_thread(self._lock.acquire)
         try:
-            whole = await namespace.in_thread(lambda: self._prepare_host(keep))
+            whole = await namespace.in_thread(lambda: self._prepare_host(egress))
         except BaseException:
             if self._maker is not None:
                 self._maker.close()
@@ -151,7 +152,7 @@ class SlotPool:
         self._keeper = asyncio.create_task(self._keep_ready(), name="network slots")
         return whole
 
-    def _prepare_host(self, keep: set[int]) -> frozenset[int]:
+    def _prepare_host(self, keep: dict[int, Egress]) -> frozenset[int]:
         """Runs in a thread. Ends with the host's table in place and no slot but those to keep."""
         host.check_free(self._plan.network, host.host_claims())
         for resolver in self._rules.resolvers:
@@ -162,15 +163,15 @@ class SlotPool:
             log.info("network.forwarding_enabled", setting="net.ipv4.ip_forward")
         maker = SlotMaker(self._plan, self._rules, uid_base=self._uid_base, on_step=self._on_step)
         self._maker = maker
-        leftovers = maker.leftovers() - keep
+        leftovers = maker.leftovers() - keep.keys()
         for number in sorted(leftovers):
             maker.remove(number)
         if leftovers:
             log.info("network.leftovers_removed", count=len(leftovers))
         whole = frozenset(number for number in keep if maker.is_whole(number))
         for number in whole:
-            maker.renew_policy(number)
-        if broken := keep - whole:
+            maker.renew_policy(number, keep[number])
+        if broken := keep.keys() - whole:
             log.warning("network.adopted_slots_broken", numbers=sorted(broken))
         return whole
 
@@ -243,6 +244,17 @@ class SlotPool:
         self._used.discard(slot.number)
         self._going.add(slot.number)
         self._begin(self._remove_one(slot.number))
+
+    async def restrict(self, slot: Slot, egress: Egress) -> None:
+        """Let the guest of a slot reach ``egress`` and no more, from now on; flows beyond it end. A new slot is open.
+
+        Raises:
+            HostFailure: it could not be done; what was in force still is.
+        """
+        maker = self._maker
+        if maker is None or slot.number not in self._used:
+            raise HostFailure(f"network slot {slot.number} is not in use", code="network_failed")
+        await namespace.in_thread(lambda: maker.restrict(slot.number, egress))
 
     async def settle(self) -> None:
         """Wait until all that was released is removed and as many slots are ready as are wanted."""

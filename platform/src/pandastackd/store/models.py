@@ -127,6 +127,8 @@ class SandboxRow(Base):
     ttl_seconds: Mapped[int]
     ttl_from: Mapped[str] = mapped_column(String(8))
     wake_on_traffic: Mapped[bool]
+    # What differs from the default; the words are control's.
+    network: Mapped[dict[str, Any]] = mapped_column(JSON)
     on_timeout: Mapped[str] = mapped_column(String(16))
     persistent: Mapped[bool]
     created_at: Mapped[datetime]

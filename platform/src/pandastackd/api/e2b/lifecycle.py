@@ -1,4 +1,4 @@
-"""How long a sandbox lives, pausing it, and finding it again."""
+"""How long a sandbox lives, pausing it, finding it again, and what its network may do."""
 
 from __future__ import annotations
 
@@ -97,6 +97,26 @@ async def refresh(
     """Let a sandbox live at least ``duration`` seconds more."""
     shown(await control.sandboxes.get(caller, sandbox_id))
     await control.sandboxes.prolong(caller, sandbox_id, _seconds(body.duration or 0))
+    return Response(status_code=204)
+
+
+@router.put("/sandboxes/{sandbox_id}/network", status_code=204, openapi_extra=body_of(wire.NetworkUpdate))
+async def set_network(
+    sandbox_id: str,
+    body: Annotated[wire.NetworkUpdate, Depends(json_body(wire.NetworkUpdate))],
+    control: ControlDep,
+    caller: E2bCaller,
+) -> Response:
+    """Change where a sandbox may connect to, as a whole and at once; what is left out is cleared."""
+    body.check()
+    shown(await control.sandboxes.get(caller, sandbox_id))
+    await control.sandboxes.set_network(
+        caller,
+        sandbox_id,
+        internet=body.allow_internet_access,
+        allow_out=body.allow_out,
+        deny_out=body.deny_out,
+    )
     return Response(status_code=204)
 
 

@@ -54,6 +54,7 @@ async def create(
         ttl_from=TtlFrom.SET,
         env=env,
         on_timeout="hibernate" if body.auto_pause else "delete",
+        network=body.wanted_network(),
         wake_on_traffic=body.auto_resume is None or body.auto_resume.enabled,
         idempotency_key=idempotency_key or None,
         digest=hashlib.sha256(f"e2b:{body.model_dump_json()}".encode()).hexdigest(),

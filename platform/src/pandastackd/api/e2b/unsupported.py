@@ -13,7 +13,6 @@ from pandastackd.api.e2b.route import E2bCaller, E2bRoute
 router = APIRouter(route_class=E2bRoute, include_in_schema=False)
 
 ROUTES: Final[dict[str, tuple[str, ...]]] = {
-    "changing a sandbox's network": ("PUT /sandboxes/{a}/network",),
     "building templates": (
         "POST /templates",
         "POST /v2/templates",

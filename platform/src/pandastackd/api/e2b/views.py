@@ -8,7 +8,7 @@ from fastapi import Depends
 
 from pandastackd.api.dependencies import ControlDep, SettingsDep
 from pandastackd.api.wire import time_text
-from pandastackd.control import SandboxRow
+from pandastackd.control import Network, SandboxRow
 from pandastackd.errors import NotFound
 from pandastackd.lifecycle import State
 
@@ -45,6 +45,7 @@ class Views:
             "clientID": CLIENT_ID,
             "envdVersion": ENVD_VERSION,
             "envdAccessToken": self._control.tokens.of(row.id),
+            "trafficAccessToken": self._traffic_token(row),
             "domain": self._domain,
         }
 
@@ -72,16 +73,26 @@ class Views:
     async def detail(self, row: SandboxRow) -> dict[str, Any]:
         """A sandbox by itself."""
         (listed,) = await self.listed(row)
+        network = Network.of(row.network)
         return {
             **listed,
             "domain": self._domain,
             "envdAccessToken": self._control.tokens.of(row.id),
-            "allowInternetAccess": True,
+            "allowInternetAccess": network.internet,
+            "network": {
+                "allowOut": network.allow_out,
+                "denyOut": network.deny_out,
+                "allowPublicTraffic": network.public_traffic,
+                **({"maskRequestHost": network.mask_host} if network.mask_host else {}),
+            },
             "lifecycle": {
                 "autoResume": row.wake_on_traffic,
                 "onTimeout": "pause" if row.on_timeout == "hibernate" else "kill",
             },
         }
+
+    def _traffic_token(self, row: SandboxRow) -> str | None:
+        return None if Network.of(row.network).public_traffic else self._control.tokens.traffic(row.id)
 
 
 ViewsDep = Annotated[Views, Depends(Views)]
