@@ -25,6 +25,7 @@ from pandastackd.domain import (
     Egress,
     ForkReport,
     HostCapacity,
+    MachineUsage,
     Phases,
     SandboxReport,
     SandboxSpec,
@@ -245,6 +246,7 @@ class FakeAgent:
         fail_children: what becomes of the children of a fork with these numbers.
         moves: every hibernate, wake and rollback that began.
         egress: what each sandbox may reach.
+        past: what each sandbox used before.
     """
 
     def __init__(self, root: Path) -> None:
@@ -264,6 +266,7 @@ class FakeAgent:
         self.baked = [template("base", aliases=("ubuntu-24.04",)), template("code-interpreter")]
         self.changes: asyncio.Queue[str] = asyncio.Queue()
         self.egress: dict[str, Egress] = {}
+        self.past: dict[str, list[Usage]] = {}
         self.closed = False
 
     async def capacity(self) -> HostCapacity:
@@ -383,6 +386,16 @@ class FakeAgent:
         if self.sandboxes[sandbox_id].state is not State.RUNNING:
             raise Conflict(f"sandbox {sandbox_id} is not running")
         return self.guests[sandbox_id]
+
+    async def usage(self, sandbox_id: str) -> list[Usage]:
+        report = await self.report(sandbox_id)
+        past = self.past.get(sandbox_id, [])
+        return [*past, await self.guests[sandbox_id].usage()] if report.state is State.RUNNING else past
+
+    async def machine_usage(self, sandbox_id: str) -> MachineUsage:
+        if (await self.report(sandbox_id)).state is State.HIBERNATED:
+            raise Conflict(f"sandbox {sandbox_id} has no running machine", code="not_running")
+        return MachineUsage(4711, 12.5, 50.0, 1 << 27, 1 << 30, 5)
 
     async def wait_change(self) -> str:
         return await self.changes.get()

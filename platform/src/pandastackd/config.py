@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     """Private ranges that a sandbox may reach if its own network policy allows it by name, such as an internal package
     mirror. All other private ranges are closed to every sandbox. The host itself stays closed in any case."""
 
+    metrics_seconds: float = Field(default=15, ge=0)
+    """How often running guests are asked what they use, for the history that the API shows; 0 is never."""
+
     memory_overcommit: float = Field(default=4.0, gt=0, le=16)
     """How many times the host's memory may be promised to guests. Guests of one snapshot share all they have not
     written, so 4 is seldom used up; 1 promises nothing that there is not. What is free at the moment is checked too."""

@@ -104,6 +104,22 @@ class SandboxReport:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineUsage:
+    """What a sandbox's VMM takes of its host: the guest's processors and memory, and its own.
+
+    Attributes:
+        cpu_percent: of one processor of the host; may be more than 100.
+    """
+
+    pid: int
+    uptime_seconds: float
+    cpu_percent: float
+    rss_bytes: int
+    vsz_bytes: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotReport:
     """What an agent says of a snapshot that it has just taken.
 

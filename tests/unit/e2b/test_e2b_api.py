@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -272,7 +273,6 @@ async def test_moves_that_are_done_already_are_conflicts(e2b: httpx.AsyncClient)
     assert (await e2b.post(f"{path}/pause", json={"memory": False})).status_code == 400
     assert (await e2b.post(f"{path}/pause", json={})).status_code == 204
     assert (await e2b.post(f"{path}/pause", json={})).status_code == 409
-    assert (await e2b.get(f"{path}/metrics")).json() == []
     again = await e2b.post(f"{path}/connect", json={"timeout": 50})
     assert (again.status_code, again.json()["envdAccessToken"]) == (201, made["envdAccessToken"])
 
@@ -385,6 +385,47 @@ async def test_our_own_api_has_the_same_network(http: httpx.AsyncClient, agent: 
     bad = await http.put(path, json={"deny_out": ["nonsense"]})
     assert (bad.status_code, bad.json()["code"]) == (400, "invalid_network")
     assert (await http.put("/v1/sandboxes/none/network", json={})).status_code == 404
+
+
+async def test_metrics_have_a_past(e2b: httpx.AsyncClient, agent: FakeAgent) -> None:
+    made = await make(e2b)
+    path = f"/sandboxes/{made['sandboxID']}"
+    now = await agent.guests[made["sandboxID"]].usage()
+    agent.past[made["sandboxID"]] = [replace(now, time=now.time - age) for age in (30, 15)]
+
+    async def times(**params: int) -> list[int]:
+        points = (await e2b.get(f"{path}/metrics", params=params)).json()
+        return [now.time - point["timestampUnix"] for point in points]
+
+    assert await times() == [30, 15, 0]
+    assert await times(start=now.time - 15) == [15, 0]
+    assert await times(start=now.time - 40, end=now.time - 1) == [30, 15]
+    ids = ",".join([made["sandboxID"], "gone", made["sandboxID"], ""])
+    several = (await e2b.get("/sandboxes/metrics", params={"sandbox_ids": ids})).json()
+    assert list(several["sandboxes"]) == [made["sandboxID"]]
+    assert several["sandboxes"][made["sandboxID"]]["memTotal"] == 512
+    assert (await e2b.post(f"{path}/pause", json={})).status_code == 204
+    assert await times() == [30, 15]
+    assert agent.moves == ["hibernate"]
+    many = ",".join(str(n) for n in range(101))
+    assert (await e2b.get("/sandboxes/metrics", params={"sandbox_ids": many})).status_code == 400
+
+
+async def test_our_own_metrics_are_of_the_machine(http: httpx.AsyncClient) -> None:
+    made = (await http.post("/v1/sandboxes", json={"template": "base"})).json()
+    path = f"/v1/sandboxes/{made['id']}"
+    used = (await http.get(f"{path}/metrics")).json()
+    assert used == {
+        "pid": 4711,
+        "uptime_seconds": 12.5,
+        "host_cpu_percent": 50.0,
+        "host_rss_bytes": 1 << 27,
+        "host_vsz_bytes": 1 << 30,
+        "threads": 5,
+    }
+    await http.post(f"{path}/hibernate")
+    asleep = await http.get(f"{path}/metrics")
+    assert (asleep.status_code, asleep.json()["code"]) == (409, "not_running")
 
 
 async def test_strangers_learn_nothing_and_every_error_has_one_shape(app: FastAPI) -> None:

@@ -20,6 +20,7 @@ from pandastackd.agent.forking import fork_sandbox, remove_leftover_captures
 from pandastackd.agent.ledger import VMM_COST_MIB, MemoryLedger
 from pandastackd.agent.moves import hibernate, rollback, wake
 from pandastackd.agent.rooms import Rooms
+from pandastackd.agent.sampling import Sampler
 from pandastackd.agent.sandbox import Sandbox
 from pandastackd.agent.shelf import template_reports, user_snapshots
 from pandastackd.config import Settings
@@ -29,6 +30,7 @@ from pandastackd.domain import (
     Egress,
     ForkReport,
     HostCapacity,
+    MachineUsage,
     SandboxReport,
     SandboxSpec,
     SnapshotReport,
@@ -36,6 +38,7 @@ from pandastackd.domain import (
 )
 from pandastackd.errors import Conflict, NotFound
 from pandastackd.guest import GuestClient
+from pandastackd.guest.types import Usage
 from pandastackd.lifecycle import State
 from pandastackd.network import SlotPool
 from pandastackd.programs import find_program
@@ -56,6 +59,7 @@ class Agent:
         self._sandboxes: dict[str, Sandbox] = {}
         self._ledger = MemoryLedger(rooms.settings.memory_overcommit, rooms.settings.memory_reserve_mib)
         self._changes: asyncio.Queue[str] = asyncio.Queue()
+        self._sampler = Sampler(self._sandboxes, rooms.settings.metrics_seconds)
 
     @classmethod
     async def open(cls, settings: Settings, data: DataDir) -> Self:
@@ -76,10 +80,12 @@ class Agent:
             if sandbox.vmm is not None:
                 self._ledger.keep(sandbox.id, sandbox.record.memory_mib)
         await remove_leftover_captures(self._rooms)
+        self._sampler.start()
         return self
 
     async def close(self) -> None:
         """Let go of everything; sandboxes go on running and the next agent adopts them."""
+        await self._sampler.close()
         for sandbox in self._sandboxes.values():
             sandbox.unwatch()
             await sandbox.drop_guest()
@@ -232,6 +238,14 @@ class Agent:
             Conflict: it is not running.
         """
         return self._find(sandbox_id).guest()
+
+    async def usage(self, sandbox_id: str) -> list[Usage]:
+        """What a sandbox used, oldest first, up to now. See :meth:`Sampler.history`."""
+        return await self._sampler.history(self._find(sandbox_id))
+
+    async def machine_usage(self, sandbox_id: str) -> MachineUsage:
+        """What a sandbox takes of the host just now. See :meth:`Sampler.machine`."""
+        return self._sampler.machine(self._find(sandbox_id))
 
     async def wait_change(self) -> str:
         """The id of the next sandbox whose state changed by itself."""

@@ -32,8 +32,7 @@ ROUTES: dict[str, tuple[str, ...]] = {
         f"POST {_SANDBOX}/preview",
         f"POST {_SANDBOX}/preview-token",
     ),
-    "sandbox metrics": (
-        f"GET {_SANDBOX}/metrics",
+    "series of metrics": (
         "GET /metrics/overview",
         "GET /metrics/sandbox/{sandbox_id}",
     ),

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from pandastackd.api.dependencies import Caller, ControlDep, MetricsDep, body_of, json_body
 from pandastackd.api.limits import check_env, check_metadata
-from pandastackd.api.wire import CreateBody, SandboxInfo, sandbox_info, time_text
+from pandastackd.api.wire import CreateBody, SandboxInfo, UsageInfo, sandbox_info, time_text
 from pandastackd.control import CreateRequest, Network
 from pandastackd.errors import InvalidRequest, NotBuilt
 
@@ -61,6 +61,22 @@ async def delete_sandbox(sandbox_id: str, control: ControlDep, caller: Caller) -
     """End a sandbox and remove everything of it."""
     await control.sandboxes.delete(caller, sandbox_id)
     return Response(status_code=204)
+
+
+@router.get("/sandboxes/{sandbox_id}/metrics", response_model=UsageInfo)
+async def get_metrics(sandbox_id: str, control: ControlDep, caller: Caller) -> Response:
+    """What a sandbox's machine takes of its host just now; 409 when it has none."""
+    used = await control.sandboxes.machine_usage(caller, sandbox_id)
+    return JSONResponse(
+        {
+            "pid": used.pid,
+            "uptime_seconds": used.uptime_seconds,
+            "host_cpu_percent": used.cpu_percent,
+            "host_rss_bytes": used.rss_bytes,
+            "host_vsz_bytes": used.vsz_bytes,
+            "threads": used.threads,
+        }
+    )
 
 
 @router.get("/sandboxes/{sandbox_id}/events")

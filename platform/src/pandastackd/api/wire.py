@@ -196,6 +196,17 @@ class NetworkInfo(BaseModel):
     traffic_token: str | None
 
 
+class UsageInfo(BaseModel):
+    """What a sandbox's machine takes of its host; ``host_cpu_percent`` is of one processor."""
+
+    pid: int
+    uptime_seconds: float
+    host_cpu_percent: float
+    host_rss_bytes: int
+    host_vsz_bytes: int
+    threads: int
+
+
 class SnapshotInfo(BaseModel):
     """A snapshot.
 

@@ -15,6 +15,7 @@ from pandastackd.domain import (
     Egress,
     ForkReport,
     HostCapacity,
+    MachineUsage,
     SandboxReport,
     SandboxSpec,
     SnapshotReport,
@@ -122,6 +123,12 @@ class HostAgent(Protocol):
 
         When it raises, the parent goes on and no child was made.
         """
+
+    async def usage(self, sandbox_id: str) -> list[Usage]:
+        """What a sandbox used, oldest first: points of the past, by the host's clock, and one of now if it runs."""
+
+    async def machine_usage(self, sandbox_id: str) -> MachineUsage:
+        """What a sandbox's machine takes of the host just now. Raises Conflict when it has none."""
 
     def guest(self, sandbox_id: str) -> Guest:
         """The client of a running sandbox's guest. Raises NotFound, Conflict."""

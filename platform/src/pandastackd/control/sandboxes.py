@@ -25,7 +25,9 @@ from pandastackd.control.lifetime import TtlFrom, checked_ttl, end_when_set
 from pandastackd.control.moves import LEASE, Moves, gone, missing, not_running
 from pandastackd.control.network import Network
 from pandastackd.control.usage import Usage
+from pandastackd.domain import MachineUsage
 from pandastackd.errors import Conflict, InvalidRequest, NotFound
+from pandastackd.guest.types import Usage as GuestUsage
 from pandastackd.lifecycle import TRANSITIONS, Event, State, advance
 from pandastackd.store import EventRow, SandboxRow, Store
 
@@ -33,8 +35,8 @@ log = structlog.get_logger(__name__)
 
 DELETABLE = frozenset(state.value for state, arrows in TRANSITIONS.items() if Event.DELETE in arrows)
 
-NETWORKED = frozenset({State.RUNNING.value, State.PAUSED.value, State.HIBERNATED.value})
-"""States in which a sandbox's network can be changed."""
+SETTLED = frozenset({State.RUNNING.value, State.PAUSED.value, State.HIBERNATED.value})
+"""States in which a sandbox is there and stays: its host has it, and what it is made of can be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,24 @@ class Sandboxes:
         guest = self._host.guest(row.id)
         with self._usage.hold(row):
             yield guest
+
+    async def metrics(self, principal: Principal, sandbox_id: str) -> Sequence[GuestUsage]:
+        """What a sandbox used, oldest first, up to now; asking neither wakes it nor counts as use.
+
+        Raises:
+            NotFound: it is not there, or not the caller's.
+        """
+        row = await self.get(principal, sandbox_id)
+        return await self._host.usage(row.id) if row.state in SETTLED else []
+
+    async def machine_usage(self, principal: Principal, sandbox_id: str) -> MachineUsage:
+        """What a sandbox's machine takes of its host just now.
+
+        Raises:
+            NotFound: it is not there, or not the caller's.
+            Conflict: it has no machine.
+        """
+        return await self._host.machine_usage((await self.get(principal, sandbox_id)).id)
 
     async def pause(self, principal: Principal, sandbox_id: str) -> SandboxRow:
         """Freeze a sandbox in memory.
@@ -259,7 +279,7 @@ class Sandboxes:
             Network.of(row.network), internet=internet, allow_out=tuple(allow_out), deny_out=tuple(deny_out)
         )
         egress = network.egress(self._settings)
-        if row.state not in NETWORKED:
+        if row.state not in SETTLED:
             raise not_running(row)
 
         async def work() -> SandboxRow:
@@ -268,7 +288,7 @@ class Sandboxes:
                 row, "sandbox.network_changed", self._now(), allow=egress.allow, deny=egress.deny
             )
             return await self._store.sandboxes.change(
-                row.id, expected=NETWORKED, values={"network": network.as_dict()}, event=event
+                row.id, expected=SETTLED, values={"network": network.as_dict()}, event=event
             ) or gone(row.id)
 
         return await asyncio.shield(self._background.spawn(work(), name=f"network-{row.id}"))

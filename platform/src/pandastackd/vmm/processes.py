@@ -11,8 +11,11 @@ import asyncio
 import os
 import select
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from pandastackd.errors import VmmFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,41 @@ def start_time(pid: int) -> int | None:
         return None
     # The command name may hold spaces and brackets: count from its end.
     return int(stat.rpartition(") ")[2].split(" ")[19])
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUsage:
+    """What a process has used since it started, and what it holds."""
+
+    pid: int
+    uptime_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    rss_bytes: int = 0
+    vsz_bytes: int = 0
+    threads: int = 0
+
+
+def process_usage(pid: int) -> ProcessUsage:
+    """What a process uses.
+
+    Raises:
+        VmmFailed: there is no such process.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        raise VmmFailed(f"the process {pid} is gone") from None
+    # Numbered as in proc(5); the first three, of which one is a name, are not looked at.
+    fields = ["", "", "", *stat.rpartition(") ")[2].split(" ")]
+    ticks = os.sysconf("SC_CLK_TCK")
+    return ProcessUsage(
+        pid=pid,
+        uptime_seconds=max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[22]) / ticks),
+        cpu_seconds=(int(fields[14]) + int(fields[15])) / ticks,
+        rss_bytes=int(fields[24]) * os.sysconf("SC_PAGE_SIZE"),
+        vsz_bytes=int(fields[23]),
+        threads=int(fields[20]),
+    )
 
 
 class WatchedProcess:

@@ -16,8 +16,8 @@ from pandastackd.api.e2b.route import E2bRoute, caller_of
 
 router = APIRouter(route_class=E2bRoute, tags=["e2b"])
 router.include_router(health.router)
-# unsupported goes first: its fixed paths must win over {sandbox_id} of the others.
-for part in (unsupported, sandboxes, lifecycle, snapshots, metrics, logs, templates):
+# The first two go first: their fixed paths must win over {sandbox_id} of the others.
+for part in (unsupported, metrics, sandboxes, lifecycle, snapshots, logs, templates):
     # Who calls is asked before anything else, so that a stranger has no body read and learns no rules.
     router.include_router(part.router, dependencies=[Depends(caller_of)])
 

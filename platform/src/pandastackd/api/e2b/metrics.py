@@ -1,60 +1,58 @@
-"""What a sandbox uses."""
+"""What sandboxes use and used. Asking wakes none, and counts as use of none."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
 from pandastackd.api.dependencies import ControlDep
 from pandastackd.api.e2b.route import E2bCaller, E2bRoute
 from pandastackd.api.e2b.views import shown
 from pandastackd.api.wire import time_text
-from pandastackd.control import Control, Principal
-from pandastackd.errors import NotFound
+from pandastackd.errors import InvalidRequest, NotFound
 from pandastackd.guest.types import Usage
-from pandastackd.lifecycle import State
 
 router = APIRouter(route_class=E2bRoute)
 
 MOST_SANDBOXES = 100
 
+Seconds = Annotated[int | None, Query(ge=0)]
+
 
 @router.get("/sandboxes/metrics")
 async def many_metrics(control: ControlDep, caller: E2bCaller, sandbox_ids: str) -> Response:
-    """What several sandboxes use just now; those that do not run are left out."""
+    """The newest point of several sandboxes; those that are gone, or were never looked at, are left out."""
+    wanted = list(dict.fromkeys(filter(None, sandbox_ids.split(","))))
+    if len(wanted) > MOST_SANDBOXES:
+        raise InvalidRequest(f"sandbox_ids names {len(wanted)} sandboxes, at most {MOST_SANDBOXES}")
     found: dict[str, Any] = {}
-    for sandbox_id in dict.fromkeys(sandbox_ids.split(",")[:MOST_SANDBOXES]):
+    for sandbox_id in wanted:
         try:
-            if point := await _now(control, caller, sandbox_id):
-                found[sandbox_id] = point
+            points = await control.sandboxes.metrics(caller, sandbox_id)
         except NotFound:
             continue
+        if points:
+            found[sandbox_id] = _point(points[-1])
     return JSONResponse({"sandboxes": found})
 
 
 @router.get("/sandboxes/{sandbox_id}/metrics")
 async def metrics(
-    sandbox_id: str, control: ControlDep, caller: E2bCaller, start: int | None = None, end: int | None = None
+    sandbox_id: str, control: ControlDep, caller: E2bCaller, start: Seconds = None, end: Seconds = None
 ) -> Response:
-    """What a sandbox uses just now: one point, since none is kept; none at all when it does not run."""
-    point = await _now(control, caller, sandbox_id)
-    if point is None:
-        return JSONResponse([])
-    moment = point["timestampUnix"]
-    wanted = (start is None or start <= moment) and (end is None or moment <= end)
-    return JSONResponse([point] if wanted else [])
-
-
-async def _now(control: Control, caller: Principal, sandbox_id: str) -> dict[str, Any] | None:
-    row = shown(await control.sandboxes.get(caller, sandbox_id))
-    if row.state != State.RUNNING:
-        return None
-    async with control.traffic.reach(row.id, only_asks=True) as guest:
-        usage = await guest.usage()
-    return _point(usage)
+    """What a sandbox used between two moments, in seconds since the epoch; all that is kept, without them."""
+    shown(await control.sandboxes.get(caller, sandbox_id))
+    points = await control.sandboxes.metrics(caller, sandbox_id)
+    return JSONResponse(
+        [
+            _point(point)
+            for point in points
+            if (start is None or start <= point.time) and (end is None or point.time <= end)
+        ]
+    )
 
 
 def _point(usage: Usage) -> dict[str, Any]:
