@@ -6,7 +6,7 @@
  */
 
 import { ServerError } from "./errors.js";
-import { isObject, type Json, object, textMap } from "./wire.js";
+import { given, isObject, type Json, object, textMap } from "./wire.js";
 
 /** Where a sandbox stands in its life. */
 export type SandboxStatus =
@@ -98,6 +98,34 @@ export interface Lifecycle {
   readonly idleSeconds: number;
   readonly ttl_seconds: number | null;
   readonly idle_seconds: number;
+}
+
+/** Where a sandbox may connect to, as addresses and networks. */
+export interface EgressOptions {
+  /** `false` denies everything that is not allowed by name. */
+  internet?: boolean | undefined;
+  /** May be reached, also where `denyOut` holds it. */
+  allowOut?: readonly string[] | undefined;
+  denyOut?: readonly string[] | undefined;
+}
+
+/** What a sandbox's network may do. */
+export interface NetworkOptions extends EgressOptions {
+  /** `false`: its ports demand its traffic token in the header `e2b-traffic-access-token`. */
+  publicTraffic?: boolean | undefined;
+  /** What servers in it see as `Host`; `${PORT}` in it is the port. */
+  maskHost?: string | undefined;
+}
+
+/** What a sandbox's network may do now. */
+export interface Network {
+  readonly internet: boolean;
+  readonly allowOut: readonly string[];
+  readonly denyOut: readonly string[];
+  readonly publicTraffic: boolean;
+  readonly maskHost: string | null;
+  /** What its ports demand, where they are not for everybody. */
+  readonly trafficToken: string | null;
 }
 
 /** What promoting a branch did. */
@@ -254,6 +282,29 @@ export function lifecycle(data: unknown): Lifecycle {
     idleSeconds: idle,
     ttl_seconds: ttl,
     idle_seconds: idle,
+  };
+}
+
+/** @internal */
+export function networkBody(options: NetworkOptions): Record<string, unknown> {
+  return given({
+    internet: options.internet,
+    allow_out: options.allowOut,
+    deny_out: options.denyOut,
+    public_traffic: options.publicTraffic,
+    mask_host: options.maskHost,
+  });
+}
+
+export function network(data: unknown): Network {
+  const raw = object(data);
+  return {
+    internet: raw["internet"] !== false,
+    allowOut: list(raw, "allow_out").map(String),
+    denyOut: list(raw, "deny_out").map(String),
+    publicTraffic: raw["public_traffic"] !== false,
+    maskHost: optional(raw, "mask_host"),
+    trafficToken: optional(raw, "traffic_token"),
   };
 }
 

@@ -268,6 +268,19 @@ export class Sandbox {
     return changed;
   }
 
+  /** What its network may do. */
+  async network(options: wire.CallOptions = {}): Promise<models.Network> {
+    const call = { method: "GET", path: `${this.#route}/network`, signal: options.signal };
+    return models.network(await this.#client.http.request(call));
+  }
+
+  /** Change where it may connect to, as a whole and at once: connections that are no longer allowed end. */
+  async setNetwork(egress: models.EgressOptions, options: wire.CallOptions = {}): Promise<models.Network> {
+    const json = models.networkBody(egress);
+    const call = { method: "PUT", path: `${this.#route}/network`, json, signal: options.signal };
+    return models.network(await this.#client.http.request(call));
+  }
+
   // Snapshots and branches
 
   /** Capture memory, device state and disk at this instant. */

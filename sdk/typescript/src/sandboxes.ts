@@ -24,6 +24,8 @@ export interface CreateOptions extends wire.CallOptions {
   volumes?: readonly models.VolumeMount[] | undefined;
   /** What happens when `ttlSeconds` is over. Default: the server's, which is to delete. */
   onTimeout?: "delete" | "hibernate" | undefined;
+  /** What its network may do. Default: the public internet, and ports for everybody. */
+  network?: models.NetworkOptions | undefined;
   /** Two creates with the same key are one create. */
   idempotencyKey?: string | undefined;
   /** @deprecated The same as `ttlSeconds`. */
@@ -87,6 +89,7 @@ export class SandboxesAPI {
         from_snapshot: from === undefined ? undefined : models.snapshotId(from),
         volumes: models.volumeMounts(options.volumes),
         on_timeout: options.onTimeout,
+        network: options.network && models.networkBody(options.network),
       }),
       headers: wire.idempotency(options.idempotencyKey),
       timeoutSeconds: wire.CREATE_TIMEOUT_SECONDS,

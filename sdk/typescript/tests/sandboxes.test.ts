@@ -120,6 +120,22 @@ test("a sandbox that is gone is not asked for twice", async (t) => {
   assert.equal(server.requests.length, 1);
 });
 
+test("network", async (t) => {
+  const answer = { internet: false, allow_out: ["192.0.2.1"], public_traffic: true, mask_host: null };
+  const [sandbox, server] = await sandboxOf(t, (_, response) => json(response, answer));
+  assert.deepEqual(await sandbox.network(), {
+    internet: false,
+    allowOut: ["192.0.2.1"],
+    denyOut: [],
+    publicTraffic: true,
+    maskHost: null,
+    trafficToken: null,
+  });
+  await sandbox.setNetwork({ denyOut: ["198.51.100.0/24"] });
+  assert.deepEqual(bodyOf(server.last), { deny_out: ["198.51.100.0/24"] });
+  assert.deepEqual(server.calls, ["GET /v1/sandboxes/sb1/network", "PUT /v1/sandboxes/sb1/network"]);
+});
+
 test("lifecycle, refresh", async (t) => {
   const life = { ttl_seconds: 60, persistent: true, idle_seconds: 1.5 };
   const [sandbox, server] = await sandboxOf(t, (_, response) => json(response, life));

@@ -192,6 +192,12 @@ def test_forks_states_and_snapshots() -> None:
     assert f"└── {child}  running  <- this one\n    ├── " in drawn
     for verb in ("pause", "resume", "hibernate", "wake"):
         assert run("sandbox", verb, made).stdout == f"{verb} {made}\n"
+    walled = json.loads(
+        run("sandbox", "set-network", made, "--no-internet", "--allow-out", "192.0.2.1", "-o", "json").stdout
+    )
+    assert (walled["internet"], walled["allow_out"]) == (False, ["192.0.2.1"])
+    shown = json.loads(run("sandbox", "network", made, "-o", "json").stdout)
+    assert (shown["internet"], shown["deny_out"]) == (False, [])
     assert "60" in run("sandbox", "set-ttl", made, "1m").stdout
     assert (
         json.loads(run("sandbox", "set-ttl", made, "--ttl", "2m", "-o", "json").stdout)["ttl_seconds"] == 120

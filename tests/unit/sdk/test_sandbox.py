@@ -79,6 +79,11 @@ def test_states_tree_and_lifecycle() -> None:
     sandbox.hibernate()
     assert sandbox.refresh().status == "hibernated"
     sandbox.wake()
+    assert sandbox.network().internet
+    network = sandbox.set_network(internet=False, allow_out=("192.0.2.0/24",))
+    assert (network.internet, network.allow_out, network.deny_out) == (False, ["192.0.2.0/24"], [])
+    assert sandbox.network().allow_out == ["192.0.2.0/24"]
+    assert sandbox.set_network().internet, "what is left out is cleared"
     assert sandbox.set_ttl(60).ttl_seconds == 60
     assert sandbox.set_persistent(True)["persistent"] is True
     assert sandbox.persistent

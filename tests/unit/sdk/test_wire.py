@@ -165,6 +165,14 @@ ON_SANDBOX = {
         body={"persistent": True},
         answer={"persistent": True},
     ),
+    "network": Case(lambda s: s.network(), "GET", "/v1/sandboxes/sb/network", answer={"internet": False}),
+    "set_network": Case(
+        lambda s: s.set_network(internet=False, allow_out=["192.0.2.1"]),
+        "PUT",
+        "/v1/sandboxes/sb/network",
+        body={"internet": False, "allow_out": ["192.0.2.1"], "deny_out": []},
+        answer={},
+    ),
     "tree": Case(lambda s: s.tree(), "GET", "/v1/sandboxes/sb/tree", answer={"id": "sb"}),
     "ports": Case(lambda s: s.preview_urls(), "GET", "/v1/sandboxes/sb/ports", answer=[80]),
     "fs_read": Case(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pandastack._models import Execution as Execution
     from pandastack._models import FileInfo as FileInfo
     from pandastack._models import Lifecycle as Lifecycle
+    from pandastack._models import Network as Network
     from pandastack._models import Promotion as Promotion
     from pandastack._models import Result as Result
     from pandastack._models import Snapshot as Snapshot
@@ -124,6 +125,7 @@ __all__ = [
     "ForbiddenError",
     "ForkIncomplete",
     "Lifecycle",
+    "Network",
     "NotBuiltError",
     "NotFoundError",
     "PandaStack",
@@ -173,6 +175,7 @@ _HOMES = {
         "Execution",
         "FileInfo",
         "Lifecycle",
+        "Network",
         "Promotion",
         "Result",
         "Snapshot",

@@ -309,6 +309,35 @@ class Lifecycle(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class Network(Record):
+    """What a sandbox's network may do.
+
+    ``allow_out`` and ``deny_out`` are addresses and networks, and allowing wins; ``internet=False`` denies the rest.
+    Where ``public_traffic`` is ``False``, ports demand ``traffic_token`` in the header ``e2b-traffic-access-token``.
+    """
+
+    internet: bool
+    allow_out: list[str]
+    deny_out: list[str]
+    public_traffic: bool
+    mask_host: str | None
+    traffic_token: str | None = field(repr=False, default=None)
+    raw: Json = field(repr=False, default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Json) -> Self:
+        return cls(
+            bool(data.get("internet", True)),
+            [str(entry) for entry in data.get("allow_out") or ()],
+            [str(entry) for entry in data.get("deny_out") or ()],
+            bool(data.get("public_traffic", True)),
+            data.get("mask_host"),
+            data.get("traffic_token"),
+            data,
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Promotion(Record):
     """What promoting a branch did: the winner, the siblings deleted, and those that could not be."""
 

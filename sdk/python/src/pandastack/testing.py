@@ -58,6 +58,7 @@ class _Guest:
     status: str = "running"
     parent: str | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
 
     def info(self) -> dict[str, Any]:
         return {
@@ -181,6 +182,7 @@ class MockPlatform:
         guest.metadata = wanted.get("metadata") or {}
         guest.persistent = bool(wanted.get("persistent"))
         guest.ttl_seconds = wanted.get("ttl_seconds") or guest.ttl_seconds
+        guest.network = dict(wanted.get("network") or {})
         self._guests[guest.id] = guest
         return httpx.Response(201, json=guest.info())
 
@@ -248,6 +250,12 @@ class MockPlatform:
         return httpx.Response(
             200, json={"ttl_seconds": guest.ttl_seconds, "persistent": guest.persistent, "idle_seconds": 0}
         )
+
+    def _network(self, request: Request, sandbox: str) -> Answer:
+        network = self._guests[sandbox].network
+        if request.method == "PUT":
+            network.update({"internet": True, "allow_out": [], "deny_out": [], **request.json})
+        return httpx.Response(200, json={"public_traffic": True, "mask_host": None, **network})
 
     def _tree(self, _request: Request, sandbox: str) -> Answer:
         root = self._guests[sandbox]
@@ -364,6 +372,8 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
     ("POST", _SANDBOX + "/(?:pause|resume|hibernate|wake)", MockPlatform._change_state),
     ("GET", _SANDBOX + "/lifecycle", MockPlatform._lifecycle),
     ("PATCH", _SANDBOX + "/lifecycle", MockPlatform._lifecycle),
+    ("GET", _SANDBOX + "/network", MockPlatform._network),
+    ("PUT", _SANDBOX + "/network", MockPlatform._network),
     ("GET", _SANDBOX + "/tree", MockPlatform._tree),
     ("GET", _SANDBOX + "/ports", MockPlatform._ports),
     ("POST", _SANDBOX + "/snapshots", MockPlatform._snapshot),

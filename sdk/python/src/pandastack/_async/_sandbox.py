@@ -20,6 +20,7 @@ from pandastack._models import (
     ExecResult,
     Json,
     Lifecycle,
+    Network,
     Promotion,
     SandboxFields,
     Snapshot,
@@ -214,6 +215,19 @@ class AsyncSandbox(SandboxFields):
         changed = await self._set_lifecycle({"persistent": persistent})
         self.persistent = changed.persistent
         return changed
+
+    async def network(self) -> Network:
+        """What its network may do."""
+        answer = await self._client.http.request(Call("GET", f"{self._route}/network"))
+        return Network.from_dict(_wire.mapping(answer))
+
+    async def set_network(
+        self, *, internet: bool = True, allow_out: Sequence[str] = (), deny_out: Sequence[str] = ()
+    ) -> Network:
+        """Change where it may connect to, as a whole and at once: connections that are no longer allowed end."""
+        change = {"internet": internet, "allow_out": list(allow_out), "deny_out": list(deny_out)}
+        answer = await self._client.http.request(Call("PUT", f"{self._route}/network", json=change))
+        return Network.from_dict(_wire.mapping(answer))
 
     # Snapshots and branches
 

@@ -36,6 +36,7 @@ class SandboxesAPI:
         volumes: Volumes | None = None,
         *,
         on_timeout: Literal["delete", "hibernate"] | None = None,
+        network: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         cancel: CancelEvent | None = None,
     ) -> Sandbox:
@@ -53,6 +54,8 @@ class SandboxesAPI:
             from_snapshot: restore this snapshot instead of the template's.
             volumes: names, or ``{"name": …, "read_only": …}``.
             on_timeout: what happens when ``ttl_seconds`` is over; default: the server's, which is to delete.
+            network: what its network may do: any of ``internet``, ``allow_out``, ``deny_out``, ``public_traffic`` and
+                ``mask_host``; see :class:`Network`. Default: the public internet, and ports for everybody.
             idempotency_key: two creates with the same key are one create.
             cancel: an event that ends the waiting for capacity.
 
@@ -75,6 +78,7 @@ class SandboxesAPI:
             from_snapshot=snapshot_id,
             volumes=_wire.volumes(volumes),
             on_timeout=on_timeout,
+            network=None if network is None else dict(network),
         )
         call = Call(
             "POST",

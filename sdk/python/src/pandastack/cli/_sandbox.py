@@ -8,6 +8,7 @@ import typer
 
 from pandastack._models import TreeNode
 from pandastack.cli import _values
+from pandastack.cli._network import AllowOut, DenyOut, NoInternet
 from pandastack.cli._print import print_done, print_facts, print_json, print_rows, print_sandboxes
 from pandastack.cli._session import Output, SandboxId, session
 
@@ -41,6 +42,9 @@ def create(
     on_timeout: Annotated[
         Literal["delete", "hibernate"] | None, typer.Option(help="What happens when its time is over.")
     ] = None,
+    no_internet: NoInternet = False,
+    allow_out: AllowOut = None,
+    deny_out: DenyOut = None,
     quiet: Quiet = False,
     output: Output = None,
 ) -> None:
@@ -53,6 +57,7 @@ def create(
         from_snapshot=from_snapshot,
         volumes=_values.volumes(volume),
         on_timeout=on_timeout,
+        network=_values.egress(no_internet, allow_out, deny_out),
     )
     if quiet:
         typer.echo(made.id)

@@ -56,6 +56,15 @@ def volumes(given: list[str] | None) -> list[dict[str, Any]] | None:
     return found
 
 
+def egress(
+    no_internet: bool, allow_out: list[str] | None, deny_out: list[str] | None
+) -> dict[str, Any] | None:
+    """Where a sandbox may connect to; ``None`` when nothing was said about it."""
+    if not (no_internet or allow_out or deny_out):
+        return None
+    return {"internet": not no_internet, "allow_out": allow_out or [], "deny_out": deny_out or []}
+
+
 def yes_or_no(text: str) -> bool:
     """A ``true`` or ``false``."""
     known = {

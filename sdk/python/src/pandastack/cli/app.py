@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pandastack.cli import _account, _copy, _execute, _fs, _registries, _sandbox, _state
+from pandastack.cli import _account, _copy, _execute, _fs, _network, _registries, _sandbox, _state
 from pandastack.cli._errors import ReportingGroup
 from pandastack.cli._session import Output, OutputFormat, Session
 
@@ -38,6 +38,7 @@ def settings(
 
 
 _state.register(_sandbox.group)
+_network.register(_sandbox.group)
 _execute.register(_sandbox.group)
 for group, name, short in (
     (_sandbox.group, "sandbox", "sb"),
