@@ -88,7 +88,7 @@ async def stranger(control: Control, store: Store, clock: TurnableClock) -> str:
 @pytest.fixture(scope="session")
 def routes() -> FastAPI:
     """The application without a control plane: its routes are the same for every test, and slow to make."""
-    return create_app(None, None)  # type: ignore[arg-type]
+    return create_app(None, Settings())  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -6,9 +6,17 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.-]+(:[0-9]{1,5})?$")]
+
+
+def _listed(value: object) -> object:
+    """Text with commas as a list."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -55,6 +63,10 @@ class Settings(BaseSettings):
 
     metrics_seconds: float = Field(default=15, ge=0)
     """How often running guests are asked what they use, for the history that the API shows; 0 is never."""
+
+    cors_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_listed)] = []
+    """Origins of the web pages that may call the API from a browser, such as ``https://app.example.org``, with commas
+    between. None by default; each is named in full, never by a ``*``."""
 
     memory_overcommit: float = Field(default=4.0, gt=0, le=16)
     """How many times the host's memory may be promised to guests. Guests of one snapshot share all they have not

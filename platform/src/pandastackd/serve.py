@@ -111,8 +111,8 @@ async def serve(
         control.start()
 
         # Spooled output belongs on the data disk, whatever way the directory was spelled.
-        app = create_app(control, settings.model_copy(update={"data_dir": data.root}))
         gateway = Gateway(control.traffic)
+        app = create_app(control, settings.model_copy(update={"data_dir": data.root}), gateway=gateway)
         server = _Server(
             uvicorn.Config(
                 # Around the API: what a sandbox answers is its own, down to the headers.

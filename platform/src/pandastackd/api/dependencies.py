@@ -18,6 +18,7 @@ from pandastackd.api.errors import invalid
 from pandastackd.config import Settings
 from pandastackd.control import Control, Key, Principal
 from pandastackd.errors import InvalidRequest, TooLarge
+from pandastackd.gateway import Gateway
 from pandastackd.metrics import Metrics
 
 MAX_BODY = 1024 * 1024
@@ -36,6 +37,12 @@ def settings_of(request: Request) -> Settings:
     """The settings of the app."""
     settings: Settings = request.app.state.settings
     return settings
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway to sandboxes' ports."""
+    shared: Gateway | None = request.app.state.gateway
+    return shared or Gateway(control_of(request).traffic)
 
 
 def metrics_of(request: Request) -> Metrics:

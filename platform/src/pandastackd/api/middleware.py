@@ -49,6 +49,8 @@ class Envelope:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
+                # Some addresses hold a token; no other site is to learn them.
+                headers.setdefault("Referrer-Policy", "no-referrer")
             await send(message)
 
         try:

@@ -25,13 +25,6 @@ ROUTES: dict[str, tuple[str, ...]] = {
         f"DELETE {_SANDBOX}/repl/sessions/{{session_id}}",
         "GET /repl/languages",
     ),
-    "ports": (
-        f"GET {_SANDBOX}/ports",
-        f"POST {_SANDBOX}/ports",
-        f"DELETE {_SANDBOX}/ports/{{port}}",
-        f"POST {_SANDBOX}/preview",
-        f"POST {_SANDBOX}/preview-token",
-    ),
     "series of metrics": (
         "GET /metrics/overview",
         "GET /metrics/sandbox/{sandbox_id}",

@@ -115,6 +115,21 @@ class SnapshotBody(Request):
     name: Annotated[StrictStr, Field(min_length=1, max_length=128)] | None = None
 
 
+class PortBody(Request):
+    """``POST /v1/sandboxes/{id}/ports``."""
+
+    port: StrictInt
+    label: StrictStr = ""
+
+
+class PreviewBody(Request):
+    """``POST /v1/sandboxes/{id}/preview-token``. ``paths`` are prefixes; without, every path is allowed."""
+
+    port: StrictInt
+    ttl_seconds: StrictInt = 3600
+    paths: list[StrictStr] = []
+
+
 class RollbackBody(Request):
     """``POST /v1/sandboxes/{id}/rollback``."""
 
@@ -205,6 +220,29 @@ class UsageInfo(BaseModel):
     host_rss_bytes: int
     host_vsz_bytes: int
     threads: int
+
+
+class PortInfo(BaseModel):
+    """A port of a sandbox.
+
+    Attributes:
+        source: ``user`` when it has a label, else ``detected``.
+        proxy_url: reaches it through the API, with an API key.
+    """
+
+    port: int
+    label: str
+    listening: bool
+    source: Literal["user", "detected"]
+    proxy_url: str
+
+
+class PreviewInfo(BaseModel):
+    """Leave to reach a port without a key: whoever has ``url`` may, until ``expires_at``."""
+
+    url: str
+    token: str
+    expires_at: str
 
 
 class SnapshotInfo(BaseModel):

@@ -13,6 +13,7 @@ from pandastackd.control.lifetime import TtlFrom
 from pandastackd.control.lineage import Node
 from pandastackd.control.network import Network
 from pandastackd.control.once import Key
+from pandastackd.control.ports import Port, checked_port
 from pandastackd.control.sandboxes import Lifetime
 from pandastackd.control.terminals import Program
 from pandastackd.control.traffic import Traffic
@@ -34,6 +35,7 @@ __all__ = [
     "Lifetime",
     "Network",
     "Node",
+    "Port",
     "Principal",
     "Program",
     "Promotion",
@@ -41,4 +43,5 @@ __all__ = [
     "SnapshotRow",
     "Traffic",
     "TtlFrom",
+    "checked_port",
 ]

@@ -16,6 +16,8 @@ from pandastackd.control.keys import AccessTokens, Keys
 from pandastackd.control.lineage import Lineage
 from pandastackd.control.moves import Moves
 from pandastackd.control.once import Once
+from pandastackd.control.ports import Ports
+from pandastackd.control.previews import Previews
 from pandastackd.control.sandboxes import Sandboxes
 from pandastackd.control.snapshots import Snapshots
 from pandastackd.control.templates import Templates
@@ -37,7 +39,8 @@ class Control:
     """The control plane over one host.
 
     Attributes:
-        keys, templates, sandboxes, snapshots, forks, lineage, commands, terminals, usage: what callers work with.
+        keys, templates, sandboxes, snapshots, forks, lineage, commands, terminals, ports, previews, usage:
+            what callers work with.
         traffic: the way of traffic from outside to a sandbox's ports.
         tokens: the secrets that sandboxes' public agents demand.
         upkeep: what goes on by itself, step by step, for tests to drive.
@@ -83,6 +86,8 @@ class Control:
         )
         self.lineage = Lineage(store)
         self.traffic = Traffic(store, host, self.sandboxes, self.usage, tokens)
+        self.ports = Ports(store, self.sandboxes)
+        self.previews = Previews(self.sandboxes, tokens, now)
         self.tokens = tokens
         self.upkeep = Upkeep(store, host, host_id, self.sandboxes, moves, self.snapshots, now)
 

@@ -193,14 +193,15 @@ class AccessTokens:
 
     def of(self, sandbox_id: str) -> str:
         """The token that the guest agent of one sandbox demands."""
-        return self._derived(f"envd:{sandbox_id}")
+        return self.sign("envd", sandbox_id)
 
     def traffic(self, sandbox_id: str) -> str:
         """The token that the gateway demands for one sandbox, if its ports are not for everybody."""
-        return self._derived(f"traffic:{sandbox_id}")
+        return self.sign("traffic", sandbox_id)
 
-    def _derived(self, purpose: str) -> str:
-        return hmac.new(self._secret, purpose.encode(), hashlib.sha256).hexdigest()
+    def sign(self, purpose: str, text: str) -> str:
+        """What only this platform can say of ``text``; each purpose has signatures of its own."""
+        return hmac.new(self._secret, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()
 
 
 def _admin_digits(path: Path) -> str:

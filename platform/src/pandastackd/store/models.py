@@ -124,6 +124,8 @@ class SandboxRow(Base):
     operation_until: Mapped[datetime | None]
     # "metadata" is a word SQLAlchemy keeps for itself on a mapped class.
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON)
+    # Port number → what its owner calls it.
+    ports: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
     ttl_seconds: Mapped[int]
     ttl_from: Mapped[str] = mapped_column(String(8))
     wake_on_traffic: Mapped[bool]

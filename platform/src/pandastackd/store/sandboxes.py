@@ -142,6 +142,14 @@ class SandboxRepository:
                 if row.ttl_from == FROM_USE:
                     row.expires_at = expiry(row.persistent, row.ttl_seconds, now)
 
+    async def label_port(self, sandbox_id: str, port: int, label: str | None) -> None:
+        """Give a port a label, or take it away; nothing when the sandbox is gone."""
+        async with self._database.write() as session:
+            row = await session.get(SandboxRow, sandbox_id, with_for_update=True)
+            if row is not None:
+                others = {key: value for key, value in row.ports.items() if key != str(port)}
+                row.ports = others if label is None else {**others, str(port): label}
+
     async def claim_expired(
         self,
         *,
