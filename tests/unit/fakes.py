@@ -51,6 +51,7 @@ PIECE = 65536
 MAX_LINES = 1000
 """A fake guest keeps the first lines of its log."""
 _Stream = Literal["stdout", "stderr", "pty"]
+ENVD_VERSION = "0.6.7"
 
 
 class TurnableClock:
@@ -295,6 +296,7 @@ class FakeAgent:
             mac="02:50:53:00:00:02",
             boot_mode="restore",
             phases=Phases(slot=1, disk=2, vmm=30, load=5, guest=70, total=108),
+            envd_version=ENVD_VERSION,
         )
         self.sandboxes[spec.id] = report
         self.egress[spec.id] = spec.egress
@@ -436,6 +438,7 @@ def template(name: str, *, aliases: tuple[str, ...] = (), memory_mib: int = 512)
         tools=("python3",),
         aliases=aliases,
         built_at="2030-01-01T00:00:00Z",
+        envd_version=ENVD_VERSION,
     )
 
 

@@ -1,8 +1,18 @@
 //! The agent's state: what every route is handed.
 
-use std::{cell::RefCell, collections::BTreeMap, io, path::PathBuf, rc::Rc};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    rc::Rc,
+};
 
-use tokio::sync::Notify;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, watch};
 
 use crate::{
     filesystem::watchers::Watchers,
@@ -11,6 +21,7 @@ use crate::{
     metrics::Sampler,
     netns::NetNs,
     process::{cgroup, registry::Registry},
+    server::Side,
     user::User,
 };
 
@@ -23,10 +34,13 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// The process that `/shutdown` asks to end.
     pub init_pid: u32,
+    /// See [`Agent::arguments`].
+    pub arguments: Vec<OsString>,
 }
 
 /// What `/init` sets.
-#[derive(Default)]
+#[derive(Clone, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Settings {
     /// Token the public side demands.
     pub access_token: Option<String>,
@@ -46,7 +60,8 @@ impl Settings {
 }
 
 /// Attributes that children inherit and that the agent changed for itself alone.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Birthright {
     /// The soft and hard limit of open files, when the agent raised its own.
     pub open_files: Option<(u64, u64)>,
@@ -78,6 +93,17 @@ pub struct Agent {
     pub sampler: Sampler,
     /// See [`Config::init_pid`].
     pub init_pid: u32,
+    /// The agent's own command line, without what an upgrade adds; to be repeated to a successor.
+    pub arguments: Vec<OsString>,
+    /// The sockets it listens on, kept open while another build takes its place.
+    pub listeners: RefCell<Vec<(Side, OwnedFd)>>,
+    /// Whether new connections are taken; they wait in the kernel while not.
+    pub open: watch::Sender<bool>,
+    /// Ends every connection, but one that asked to be spared.
+    pub leaving: Notify,
+    /// Why the last upgrade that was begun did not come about.
+    pub upgrade_failure: RefCell<Option<String>>,
+    digest: OnceCell<String>,
 }
 
 /// The one agent of the process, shared by its tasks, all on one thread.
@@ -112,7 +138,31 @@ impl Agent {
             watchers: Watchers::default(),
             sampler: Sampler::default(),
             init_pid: config.init_pid,
+            arguments: config.arguments.clone(),
+            listeners: RefCell::default(),
+            open: watch::Sender::new(true),
+            leaving: Notify::new(),
+            upgrade_failure: RefCell::default(),
+            digest: OnceCell::new(),
         }))
+    }
+
+    /// SHA-256 of the agent's own program, in hexadecimal; empty when it cannot be read.
+    ///
+    /// Read at the first use and then remembered, so that it is known already in what comes out of a snapshot.
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| {
+            std::fs::read("/proc/self/exe").map_or_else(
+                |_| String::new(),
+                |program| format!("{:x}", Sha256::digest(program)),
+            )
+        })
+    }
+
+    /// Notes the digest that whoever started this build has checked.
+    pub fn set_digest(&self, digest: String) {
+        // Set once only: a build does not change.
+        let _ = self.digest.set(digest);
     }
 
     /// Writes what the last `/init` left to be written. Called before anything that could see the files.

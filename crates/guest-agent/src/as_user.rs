@@ -5,7 +5,10 @@
 //! capabilities that bypass permissions. The raw system calls are used because the C library's wrappers would
 //! change every thread.
 
-use std::io;
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use crate::{
     error::{Error, Result},
@@ -21,14 +24,42 @@ pub async fn run<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let user = user.clone();
-    tokio::task::spawn_blocking(move || {
+    let mine = AtWork::begin();
+    let theirs = AtWork::begin();
+    let done = tokio::task::spawn_blocking(move || {
+        let _theirs = theirs;
         let _identity = Identity::assume(&user).map_err(|error| {
             Error::internal(format!("cannot act as user '{}': {error}", user.name))
         })?;
         work()
     })
-    .await
-    .unwrap_or_else(|_| Err(Error::internal("the file operation stopped unexpectedly")))
+    .await;
+    drop(mine);
+    done.unwrap_or_else(|_| Err(Error::internal("the file operation stopped unexpectedly")))
+}
+
+/// Work that must not be cut off in the middle: counted from its request to what is made of its result.
+pub struct AtWork(());
+
+static AT_WORK: AtomicUsize = AtomicUsize::new(0);
+
+impl AtWork {
+    /// Counts one more until it is dropped.
+    pub fn begin() -> Self {
+        AT_WORK.fetch_add(1, Ordering::AcqRel);
+        Self(())
+    }
+
+    /// Whether there is any.
+    pub fn any() -> bool {
+        AT_WORK.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        AT_WORK.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The thread's borrowed identity; dropping it gives the agent's own back.

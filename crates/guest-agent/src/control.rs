@@ -4,13 +4,15 @@ use hyper::{Method, Request, StatusCode, body::Incoming, header};
 use rustix::process::{Pid, Signal};
 
 use crate::{
+    AGENT_VERSION, ENVD_VERSION,
     agent::Shared,
+    as_user::AtWork,
     connect,
     error::{Code, Error, Result},
     http::{self, Answer},
     init,
     logs::{self, Selection},
-    tunnel,
+    tunnel, upgrade,
 };
 
 /// A control route.
@@ -30,6 +32,8 @@ pub enum Control {
     Logs,
     /// `GET /tunnel`
     Tunnel,
+    /// `POST /upgrade`: puts another build of the agent in this one's place.
+    Upgrade,
 }
 
 /// Which control route a request means, if any.
@@ -42,6 +46,7 @@ pub fn route(method: &Method, path: &str) -> Option<Control> {
         ("POST", "/shutdown") => Control::Shutdown,
         ("GET", "/logs") => Control::Logs,
         ("GET", "/tunnel") => Control::Tunnel,
+        ("POST", "/upgrade") => Control::Upgrade,
         _ => return None,
     })
 }
@@ -62,6 +67,7 @@ pub async fn answer(agent: &Shared, control: Control, request: Request<Incoming>
         Control::Shutdown => shutdown(agent),
         Control::Logs => logs_answer(agent, &request),
         Control::Tunnel => tunnel::answer(agent, request).await,
+        Control::Upgrade => upgrade::answer(agent, request).await,
     };
     result.unwrap_or_else(|error| http::plain_error(&error))
 }
@@ -73,6 +79,12 @@ async fn init(agent: &Shared, request: Request<Incoming>) -> Result<Answer> {
     let later = agent.clone();
     tokio::task::spawn_local(async move { later.settled() });
     let mut answer = http::status_only(StatusCode::NO_CONTENT);
+    // What the host looks at to tell whether this agent is the one it has itself: no question of its own is needed.
+    let about = format!("{AGENT_VERSION} {ENVD_VERSION} {}", agent.digest());
+    answer.headers_mut().extend(
+        header::HeaderValue::from_str(&about)
+            .map(|about| (header::HeaderName::from_static("x-pandastack-agent"), about)),
+    );
     if let Some(value) = warning.and_then(|text| header::HeaderValue::from_str(&text).ok()) {
         answer.headers_mut().insert("x-pandastack-warning", value);
     }
@@ -81,9 +93,13 @@ async fn init(agent: &Shared, request: Request<Incoming>) -> Result<Answer> {
 
 async fn quiesce(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Answer> {
     // These wait for the disk: on a thread, so that the agent goes on answering.
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(Error::internal("the work on the disk stopped unexpectedly")))?;
+    let at_work = AtWork::begin();
+    tokio::task::spawn_blocking(move || {
+        let _at_work = at_work;
+        work()
+    })
+    .await
+    .unwrap_or_else(|_| Err(Error::internal("the work on the disk stopped unexpectedly")))?;
     Ok(http::status_only(StatusCode::NO_CONTENT))
 }
 

@@ -23,6 +23,7 @@ pub mod routes;
 pub mod server;
 pub mod sockets;
 pub mod tunnel;
+pub mod upgrade;
 pub mod user;
 pub mod watched;
 

@@ -25,12 +25,15 @@ const OVERHEAD: usize = 96;
 /// A longer line is told in several.
 const MAX_LINE: usize = 64 << 10;
 
+/// Output as it came, or the end of a process's output.
 #[derive(Clone)]
-struct Piece {
-    nanos: u128,
-    pid: u32,
+pub struct Piece {
+    /// When, in nanoseconds since 1970.
+    pub nanos: u128,
+    /// Whose.
+    pub pid: u32,
     /// `None` marks the end of the process's output.
-    output: Option<(Stream, Bytes)>,
+    pub output: Option<(Stream, Bytes)>,
 }
 
 impl Piece {
@@ -75,7 +78,16 @@ impl Logs {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_nanos();
-        let piece = Piece { nanos, pid, output };
+        self.keep(Piece { nanos, pid, output });
+    }
+
+    /// Everything kept, oldest first.
+    pub fn pieces(&self) -> Vec<Piece> {
+        self.pieces.borrow().iter().cloned().collect()
+    }
+
+    /// Appends a piece; the oldest make room.
+    pub fn keep(&self, piece: Piece) {
         let mut pieces = self.pieces.borrow_mut();
         let mut cost = self.cost.get() + piece.cost();
         pieces.push_back(piece);

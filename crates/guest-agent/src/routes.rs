@@ -58,7 +58,12 @@ async fn plain(agent: &Shared, path: &str, request: Request<Incoming>) -> Result
         ("GET", "/envs") => Ok(http::json(StatusCode::OK, &agent.settings.borrow().env)),
         ("GET", "/version") => Ok(http::json(
             StatusCode::OK,
-            &serde_json::json!({ "envdVersion": ENVD_VERSION, "agentVersion": AGENT_VERSION }),
+            &serde_json::json!({
+                "envdVersion": ENVD_VERSION,
+                "agentVersion": AGENT_VERSION,
+                "digest": agent.digest(),
+                "upgradeFailure": *agent.upgrade_failure.borrow(),
+            }),
         )),
         ("GET" | "HEAD", "/files") => files::download::answer(agent, request).await,
         ("POST", "/files") => files::upload::answer(agent, request).await,

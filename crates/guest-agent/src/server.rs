@@ -1,13 +1,24 @@
 //! Accepts connections and hands requests to the routes.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::pending,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    select,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_local,
     time::sleep,
 };
@@ -22,7 +33,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 
 /// Which of the two addresses a request came in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Clients, through the gateway: the token is demanded, control routes do not exist.
     Public,
@@ -30,15 +42,29 @@ pub enum Side {
     Control,
 }
 
+/// In a request's extensions: set, it spares the request's connection when all others are ended.
+#[derive(Clone, Default)]
+pub struct Spared(pub Arc<AtomicBool>);
+
 /// Serves `listener` for ever.
 pub async fn run(agent: Shared, listener: TcpListener, side: Side) {
+    if let Ok(listener) = listener.as_fd().try_clone_to_owned() {
+        agent.listeners.borrow_mut().push((side, listener));
+    }
+    let mut open = agent.open.subscribe();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
+        // The agent has the sender.
+        let _ = open.wait_for(|open| *open).await;
+        let accepted = select! {
+            accepted = listener.accept() => accepted,
+            _ = open.wait_for(|open| !*open) => continue,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors or memory: some connection must end first.
@@ -48,22 +74,35 @@ pub async fn run(agent: Shared, listener: TcpListener, side: Side) {
             }
         };
         tune(&stream);
-        let agent = agent.clone();
-        spawn_local(async move {
-            let service = service_fn(|request| {
-                let agent = agent.clone();
-                async move { Ok::<_, Infallible>(routes::answer(&agent, side, request).await) }
-            });
-            // A connection that breaks is the client's affair; the routes clean up by being dropped.
-            let _ = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades()
-                .await;
-            drop(place);
-        });
+        spawn_local(serve(agent.clone(), stream, side, place));
     }
+}
+
+/// Serves one connection to its end.
+async fn serve(agent: Shared, stream: TcpStream, side: Side, place: OwnedSemaphorePermit) {
+    let spared = Spared::default();
+    let service = service_fn(|mut request| {
+        let agent = agent.clone();
+        request.extensions_mut().insert(spared.clone());
+        async move { Ok::<_, Infallible>(routes::answer(&agent, side, request).await) }
+    });
+    let left = async {
+        agent.leaving.notified().await;
+        if spared.0.load(Ordering::Relaxed) {
+            pending().await
+        }
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    select! {
+        // A connection that breaks is the client's affair; the routes clean up by being dropped.
+        _ = connection => {}
+        () = left => {}
+    }
+    drop(place);
 }
 
 /// Makes small answers leave at once and dead connections end soon.

@@ -4,10 +4,12 @@
 
 use std::{collections::HashMap, ffi::CString, fs};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Code, Error, Result};
 
 /// An account in the sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct User {
     /// Login name.
     pub name: String,

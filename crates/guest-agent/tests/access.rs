@@ -36,6 +36,7 @@ async fn control_routes_do_not_exist_on_the_public_side() {
         ("POST", "/shutdown"),
         ("GET", "/logs"),
         ("GET", "/tunnel?port=1"),
+        ("POST", "/upgrade"),
         ("GET", "/nonsense"),
     ] {
         let (status, _, _) = fetch(server.public, method, path, &[], "{}").await;

@@ -317,7 +317,24 @@ async fn a_slow_reader_holds_the_process_back_and_a_gone_one_does_not() {
         "the reader took nothing, so the writer must still wait"
     );
     drop(frames);
-    for _ in 0..1000 {
+    // For a while it is waited for: what was kept when it left is still there when it comes back.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut again = Frames::open(
+        server.control,
+        "process.Process/Connect",
+        &json!({ "process": { "pid": pid }, "offset": "0" }),
+        &[],
+    )
+    .await;
+    let (_, start) = again.next().await.unwrap();
+    let offset: u64 = start["event"]["start"]["offset"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(offset < 59_000_000 && !counter.exists(), "{start}");
+    drop(again);
+    for _ in 0..4000 {
         if counter.exists() {
             break;
         }

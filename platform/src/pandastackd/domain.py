@@ -87,7 +87,11 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True)
 class SandboxReport:
-    """What an agent says of a sandbox on its host."""
+    """What an agent says of a sandbox on its host.
+
+    Attributes:
+        envd_version: of E2B's envd, whose features the guest's agent has.
+    """
 
     id: str
     state: State
@@ -101,6 +105,7 @@ class SandboxReport:
     phases: Phases
     failure: str | None = None
     console_tail: str = ""
+    envd_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,11 @@ class ForkReport:
 
 @dataclass(frozen=True, slots=True)
 class TemplateReport:
-    """A template that is baked on a host and can be restored there."""
+    """A template that is baked on a host and can be restored there.
+
+    Attributes:
+        envd_version: of E2B's envd, whose features a sandbox made from it has.
+    """
 
     name: str
     snapshot_id: str
@@ -164,6 +173,7 @@ class TemplateReport:
     tools: tuple[str, ...]
     aliases: tuple[str, ...]
     built_at: str
+    envd_version: str
 
 
 @dataclass(frozen=True, slots=True)

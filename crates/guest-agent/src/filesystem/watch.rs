@@ -10,7 +10,7 @@ use std::{
     fs, io,
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     sync::{Arc, Mutex, PoisonError},
@@ -88,6 +88,20 @@ struct State {
     uploads: HashMap<u32, bool>,
 }
 
+/// A watch on its way from one build of the agent to the next.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Saved {
+    /// The kernel's queue of events, with every watch in it.
+    pub fd: RawFd,
+    root: String,
+    recursive: bool,
+    include_entry: bool,
+    folders: HashMap<i32, String>,
+    uploads: HashMap<u32, bool>,
+    user: Option<User>,
+}
+
 struct Raw {
     folder: i32,
     flags: ReadFlags,
@@ -125,6 +139,46 @@ impl Watch {
             fd: watched(fd).map_err(broken)?,
             state: Arc::new(Mutex::new(state)),
             user,
+            turn: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// What a successor of the agent needs to go on; `None` while somebody works with it. The queue stays ours.
+    pub fn save(&self) -> Option<Saved> {
+        let state = self.state.try_lock().ok()?;
+        Some(Saved {
+            fd: self.fd.get_ref().as_raw_fd(),
+            root: state.root.clone(),
+            recursive: state.recursive,
+            include_entry: state.include_entry,
+            folders: state.folders.clone(),
+            uploads: state.uploads.clone(),
+            user: Some(self.user.clone()),
+        })
+    }
+
+    /// Goes on where a predecessor stopped; `fd` is its queue of events.
+    ///
+    /// # Errors
+    /// `internal` when the queue cannot be waited for.
+    pub fn resume(saved: Saved, fd: OwnedFd) -> Result<Self> {
+        let broken = |error: io::Error| {
+            Error::internal(format!("cannot wait for file system events: {error}"))
+        };
+        let state = State {
+            fd: fd.try_clone().map_err(broken)?,
+            root: saved.root,
+            recursive: saved.recursive,
+            include_entry: saved.include_entry,
+            folders: saved.folders,
+            uploads: saved.uploads,
+        };
+        Ok(Self {
+            fd: watched(fd).map_err(broken)?,
+            state: Arc::new(Mutex::new(state)),
+            user: saved
+                .user
+                .ok_or_else(|| Error::internal("a watch without a user"))?,
             turn: tokio::sync::Mutex::default(),
         })
     }

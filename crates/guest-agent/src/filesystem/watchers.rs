@@ -4,19 +4,21 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     io,
+    os::fd::{OwnedFd, RawFd},
     rc::Rc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{Stream as AsyncStream, stream::unfold};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::{
     task::{JoinHandle, spawn_local},
     time::Instant,
 };
 
-use super::watch::{Event, Watch};
+use super::watch::{self, Event, Watch};
 use crate::{
     connect::{end_of_stream, message},
     error::{Code, Error, Result},
@@ -45,9 +47,29 @@ impl Drop for Place {
     }
 }
 
+/// The polled watches on their way from one build of the agent to the next.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Saved {
+    last_id: u64,
+    /// Each of them.
+    pub polled: Vec<SavedWatcher>,
+}
+
+/// One of them.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct SavedWatcher {
+    id: String,
+    /// The watch itself.
+    pub watch: watch::Saved,
+    events: Vec<Value>,
+}
+
 struct Polled {
     watch: Watch,
-    events: RefCell<VecDeque<Event>>,
+    /// As they are told: what a predecessor of the agent saw is told as it told it.
+    events: RefCell<VecDeque<Value>>,
     trouble: RefCell<Option<Error>>,
     task: RefCell<Option<JoinHandle<()>>>,
     _place: Place,
@@ -56,7 +78,10 @@ struct Polled {
 impl Polled {
     fn keep(&self, events: Result<Vec<Event>>) {
         match events {
-            Ok(events) => self.events.borrow_mut().extend(events),
+            Ok(events) => {
+                let told = events.iter().map(|event| json!(event));
+                self.events.borrow_mut().extend(told);
+            }
             Err(error) => *self.trouble.borrow_mut() = Some(error),
         }
         let mut kept = self.events.borrow_mut();
@@ -89,9 +114,14 @@ impl Watchers {
     pub fn add(&self, watch: Watch, place: Place) -> String {
         self.next_id.set(self.next_id.get() + 1);
         let id = format!("w{}", self.next_id.get());
+        self.poll(id.clone(), watch, place, VecDeque::new());
+        id
+    }
+
+    fn poll(&self, id: String, watch: Watch, place: Place, events: VecDeque<Value>) {
         let polled = Rc::new(Polled {
             watch,
-            events: RefCell::default(),
+            events: RefCell::new(events),
             trouble: RefCell::default(),
             task: RefCell::default(),
             _place: place,
@@ -111,15 +141,52 @@ impl Watchers {
             }
         });
         *polled.task.borrow_mut() = Some(task);
-        self.polled.borrow_mut().insert(id.clone(), polled);
-        id
+        self.polled.borrow_mut().insert(id, polled);
+    }
+
+    /// The polled watches, for a successor of the agent; `None` while one of them is being worked with.
+    pub fn save(&self) -> Option<Saved> {
+        let one = |(id, polled): (&String, &Rc<Polled>)| {
+            Some(SavedWatcher {
+                id: id.clone(),
+                watch: polled.watch.save()?,
+                events: polled.events.borrow().iter().cloned().collect(),
+            })
+        };
+        Some(Saved {
+            last_id: self.next_id.get(),
+            polled: self
+                .polled
+                .borrow()
+                .iter()
+                .map(one)
+                .collect::<Option<_>>()?,
+        })
+    }
+
+    /// Goes on with the watches of a predecessor; `own` gives the descriptor that a number stands for.
+    ///
+    /// # Errors
+    /// `internal` when one of them cannot be taken over.
+    pub fn resume(&self, saved: Saved, own: impl Fn(RawFd) -> Result<OwnedFd>) -> Result<()> {
+        self.next_id.set(saved.last_id);
+        for SavedWatcher { id, watch, events } in saved.polled {
+            let fd = own(watch.fd)?;
+            self.poll(
+                id,
+                Watch::resume(watch, fd)?,
+                self.reserve()?,
+                events.into(),
+            );
+        }
+        Ok(())
     }
 
     /// Takes what has happened since the last time.
     ///
     /// # Errors
     /// `not_found`; `data_loss` once after events were lost.
-    pub async fn take(&self, id: &str) -> Result<Vec<Event>> {
+    pub async fn take(&self, id: &str) -> Result<Vec<Value>> {
         let polled = self
             .polled
             .borrow()

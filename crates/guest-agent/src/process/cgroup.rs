@@ -43,17 +43,19 @@ impl Root {
     pub fn create(&self, name: &str) -> io::Result<Cgroup> {
         let path = self.path.join(name);
         fs::create_dir(&path)?;
-        match rustix::fs::open(
-            &path,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(directory) => Ok(Cgroup { path, directory }),
-            Err(error) => {
-                let _ = fs::remove_dir(&path);
-                Err(error.into())
-            }
-        }
+        Cgroup::open(path.clone()).inspect_err(|_| {
+            let _ = fs::remove_dir(&path);
+        })
+    }
+
+    /// Groups whose main process ended and that are not empty yet.
+    pub fn leftover(&self) -> Vec<PathBuf> {
+        self.leftover.borrow().clone()
+    }
+
+    /// Takes over such groups of a predecessor.
+    pub fn keep_leftover(&self, paths: Vec<PathBuf>) {
+        self.leftover.borrow_mut().extend(paths);
     }
 
     /// Removes a cgroup whose main process ended; if a daemon still lives in it, some later call does.
@@ -73,6 +75,21 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
+    /// The group at `path`, which exists.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&path, flags, Mode::empty())?;
+        Ok(Self { path, directory })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The open directory, for `clone3` to start a child in it.
     pub fn directory(&self) -> &OwnedFd {
         &self.directory

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    registry::{Outcome, Process},
+    handle::{Outcome, Process},
     ring::Stream,
 };
 use crate::{
@@ -131,7 +131,8 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.process.detach(&self.cursor);
+        let done = matches!(self.stage, Stage::Over) || self.process.outcome().is_some();
+        self.process.detach(&self.cursor, done);
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{task::spawn_local, time::Instant};
 
 use super::{
     events::{at, outcome},
-    registry::Process,
+    handle::{Outcome, Process},
     ring::Stream,
 };
 use crate::{
@@ -45,16 +45,13 @@ pub struct Source {
 }
 
 /// Runs until the process has ended and its output is in the ring.
-pub async fn run(
-    agent: Shared,
-    process: Rc<Process>,
-    mut sources: Vec<Source>,
-    pidfd: Watched,
-    mut deadline: Option<Instant>,
-) {
-    let mut timed_out = false;
+///
+/// Everything that counts is in `process`, and nothing is between a read and the ring while this waits: at any of its
+/// waits a successor of the agent can go on from what `process` holds (see `upgrade`).
+pub async fn run(agent: Shared, process: Rc<Process>) {
+    let Some(pidfd) = &process.pidfd else { return };
     let mut exit: Option<Exit> = None;
-    while exit.is_none() || !sources.is_empty() {
+    while exit.is_none() || process.is_open() {
         process
             .ring
             .borrow_mut()
@@ -62,7 +59,7 @@ pub async fn run(
         let room = process.has_room(READ);
         let silence = exit.as_ref().filter(|_| room).map(Exit::patience);
         tokio::select! {
-            (index, read) = next(&mut sources), if room && !sources.is_empty() => {
+            (index, read) = next(&process.sources), if room && process.is_open() => {
                 match read {
                     Some((stream, data)) => {
                         if let Some(exit) = &mut exit {
@@ -74,37 +71,43 @@ pub async fn run(
                         process.news.send_replace(());
                     }
                     None => {
-                        sources.swap_remove(index);
+                        process.sources.borrow_mut().swap_remove(index);
                     }
                 }
             }
             () = process.space.notified(), if !room => {}
+            () = at(process.patience()), if !room => {}
             result = pidfd.readable(), if exit.is_none() => {
                 if result.is_ok() {
-                    exit = Some(Exit::new(&sources));
+                    exit = Some(Exit::new(&process.sources.borrow()));
                 }
             }
             () = at(silence) => break,
-            () = at(deadline) => {
-                deadline = None;
-                timed_out = exit.is_none();
+            () = at(process.deadline.get()) => {
+                process.deadline.set(None);
+                process.timed_out.set(exit.is_none());
                 process.kill();
             }
         }
     }
     // The wait comes last: until then the process id cannot become another process's.
-    let ended = reap(pidfd.as_fd(), timed_out);
+    let ended = reap(pidfd.as_fd(), process.timed_out.get());
     if let Some(cgroup) = agent.processes.finish(&process, ended)
         && let Some(root) = &agent.cgroups
     {
         root.retire(cgroup);
     }
-    let pid = process.pid;
+    let leftover = Leftover {
+        pid: process.pid,
+        sources: RefCell::new(process.sources.take()),
+    };
     drop(process);
-    if sources.is_empty() {
-        agent.logs.ended(pid);
+    if leftover.sources.borrow().is_empty() {
+        agent.logs.ended(leftover.pid);
     } else {
-        spawn_local(drain(agent, pid, sources));
+        let leftover = Rc::new(leftover);
+        agent.processes.keep(leftover.clone());
+        spawn_local(drain(agent, leftover));
     }
 }
 
@@ -141,23 +144,32 @@ impl Exit {
     }
 }
 
+/// Pipes that daemons hold open after the end of the process that started them.
+pub struct Leftover {
+    /// The process that has ended.
+    pub pid: u32,
+    /// What is open still.
+    pub sources: RefCell<Vec<Source>>,
+}
+
 /// Follows what a daemon writes after its parent's end, for the log.
-async fn drain(agent: Shared, pid: u32, mut sources: Vec<Source>) {
-    while !sources.is_empty() {
-        match next(&mut sources).await {
-            (_, Some((stream, data))) => agent.logs.output(pid, stream, data),
+pub async fn drain(agent: Shared, leftover: Rc<Leftover>) {
+    while !leftover.sources.borrow().is_empty() {
+        match next(&leftover.sources).await {
+            (_, Some((stream, data))) => agent.logs.output(leftover.pid, stream, data),
             (index, None) => {
-                sources.swap_remove(index);
+                leftover.sources.borrow_mut().swap_remove(index);
             }
         }
     }
-    agent.logs.ended(pid);
+    agent.processes.forget(&leftover);
+    agent.logs.ended(leftover.pid);
 }
 
 /// The next piece of output and the index of its source; `None` when that source is at its end.
-async fn next(sources: &mut [Source]) -> (usize, Option<(Stream, Bytes)>) {
+async fn next(sources: &RefCell<Vec<Source>>) -> (usize, Option<(Stream, Bytes)>) {
     std::future::poll_fn(|context| {
-        for (index, source) in sources.iter().enumerate() {
+        for (index, source) in sources.borrow().iter().enumerate() {
             if let Poll::Ready(read) = poll_read(source, context) {
                 return Poll::Ready((index, read.map(|data| (source.stream, data))));
             }
@@ -194,7 +206,7 @@ fn poll_read(source: &Source, context: &mut Context<'_>) -> Poll<Option<Bytes>> 
     }
 }
 
-fn reap(pidfd: std::os::fd::BorrowedFd<'_>, timed_out: bool) -> super::registry::Outcome {
+fn reap(pidfd: std::os::fd::BorrowedFd<'_>, timed_out: bool) -> Outcome {
     match waitid(
         WaitId::PidFd(pidfd),
         WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
@@ -205,7 +217,7 @@ fn reap(pidfd: std::os::fd::BorrowedFd<'_>, timed_out: bool) -> super::registry:
     }
 }
 
-fn describe(status: &WaitIdStatus, timed_out: bool) -> super::registry::Outcome {
+fn describe(status: &WaitIdStatus, timed_out: bool) -> Outcome {
     outcome(
         status.exit_status(),
         status.terminating_signal(),

@@ -1,4 +1,4 @@
-//! What runs, and the handle through which everything else deals with a process.
+//! What runs, and what has run a moment ago.
 
 use std::{
     cell::{Cell, RefCell},
@@ -6,18 +6,13 @@ use std::{
     rc::Rc,
 };
 
-use rustix::process::{Pid, Signal};
-use tokio::sync::{Mutex, Notify, watch};
-
 use super::{
     cgroup::Cgroup,
-    messages::{ProcessConfig, ProcessInfo, Selector},
-    ring::Ring,
+    handle::{Outcome, Process},
+    messages::{ProcessInfo, Selector},
+    pump::Leftover,
 };
-use crate::{
-    error::{Code, Error, Result},
-    watched::Watched,
-};
+use crate::error::{Code, Error, Result};
 
 /// Processes that may run at once.
 pub const MAX_PROCESSES: usize = 4096;
@@ -31,134 +26,12 @@ const LEAST_RING_BYTES: usize = 128 << 10;
 const FINISHED: usize = 32;
 const FINISHED_BYTES: usize = 8 << 20;
 
-/// How a process ended.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Exit code; -1 when a signal ended it.
-    pub exit_code: i32,
-    /// Whether it ended by itself.
-    pub exited: bool,
-    /// `exit status N` or `signal: name`.
-    pub status: String,
-    /// The status again when it was not success.
-    pub error: Option<String>,
-    /// Whether its deadline ended it.
-    pub timed_out: bool,
-}
-
-/// One process started by a client.
-pub struct Process {
-    /// Process id.
-    pub pid: u32,
-    /// Name given by the client.
-    pub tag: Option<String>,
-    /// What was asked to run.
-    pub config: ProcessConfig,
-    /// Its latest output.
-    pub ring: RefCell<Ring>,
-    /// The terminal's master, when it has one.
-    pub terminal: Option<Rc<Watched>>,
-    /// The writing end of its stdin; a lock so that writers queue and a close comes after them.
-    pub stdin: Mutex<Option<Rc<Watched>>>,
-    /// Told when a reader took output away.
-    pub space: Notify,
-    /// Ticks whenever there is news for readers; they subscribe.
-    pub news: watch::Sender<()>,
-    cgroup: RefCell<Option<Cgroup>>,
-    outcome: RefCell<Option<Outcome>>,
-    readers: RefCell<Vec<Rc<Cell<u64>>>>,
-}
-
-impl Process {
-    /// A handle for a process just started.
-    pub fn new(
-        pid: u32,
-        tag: Option<String>,
-        config: ProcessConfig,
-        cgroup: Option<Cgroup>,
-        stdin: Option<Rc<Watched>>,
-        terminal: Option<Rc<Watched>>,
-    ) -> Self {
-        Self {
-            pid,
-            tag,
-            config,
-            ring: RefCell::new(Ring::new(RING_BYTES)),
-            terminal,
-            stdin: Mutex::new(stdin),
-            space: Notify::new(),
-            news: watch::Sender::new(()),
-            cgroup: RefCell::new(cgroup),
-            outcome: RefCell::new(None),
-            readers: RefCell::default(),
-        }
-    }
-
-    /// How it ended, if it has.
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.outcome.borrow().clone()
-    }
-
-    /// Counts a reader in; its cursor holds the output back that it has not taken.
-    pub fn attach(&self, cursor: u64) -> Rc<Cell<u64>> {
-        let cursor = Rc::new(Cell::new(cursor));
-        self.readers.borrow_mut().push(cursor.clone());
-        cursor
-    }
-
-    /// Counts a reader out.
-    pub fn detach(&self, cursor: &Rc<Cell<u64>>) {
-        self.readers
-            .borrow_mut()
-            .retain(|other| !Rc::ptr_eq(other, cursor));
-        self.space.notify_one();
-    }
-
-    /// Whether `incoming` bytes can be kept without taking unread ones from an attached reader.
-    pub fn has_room(&self, incoming: usize) -> bool {
-        let ring = self.ring.borrow();
-        self.readers
-            .borrow()
-            .iter()
-            .all(|cursor| ring.has_room(cursor.get(), incoming))
-    }
-
-    /// Kills the process and everything it started.
-    pub fn kill(&self) {
-        let killed = match &*self.cgroup.borrow() {
-            Some(cgroup) => cgroup.kill().is_ok(),
-            None => false,
-        };
-        if !killed && self.outcome.borrow().is_none() {
-            let _ = self.signal(Signal::KILL);
-        }
-    }
-
-    /// Sends `signal` to the process's group.
-    ///
-    /// # Errors
-    /// `not_found` when the group is gone.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        let gone = || Error::not_found(format!("process {} has ended", self.pid));
-        let pid = i32::try_from(self.pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(gone)?;
-        rustix::process::kill_process_group(pid, signal).map_err(|_| gone())
-    }
-
-    fn finish(&self, outcome: Outcome) -> Option<Cgroup> {
-        *self.outcome.borrow_mut() = Some(outcome);
-        self.news.send_replace(());
-        self.cgroup.borrow_mut().take()
-    }
-}
-
 /// All processes of the sandbox that clients started.
 #[derive(Default)]
 pub struct Registry {
     live: RefCell<BTreeMap<u32, Rc<Process>>>,
     finished: RefCell<VecDeque<Rc<Process>>>,
+    leftovers: RefCell<Vec<Rc<Leftover>>>,
     starting: Cell<usize>,
     next_id: Cell<u64>,
 }
@@ -255,6 +128,51 @@ impl Registry {
                 .cloned()
                 .ok_or(error)
         })
+    }
+
+    /// Every process: those that run, then those that ended a moment ago, oldest first.
+    pub fn all(&self) -> (Vec<Rc<Process>>, Vec<Rc<Process>>) {
+        (
+            self.live.borrow().values().cloned().collect(),
+            self.finished.borrow().iter().cloned().collect(),
+        )
+    }
+
+    /// Takes over a process of this agent's predecessor that has ended already.
+    pub fn add_finished(&self, process: Rc<Process>) {
+        self.finished.borrow_mut().push_back(process);
+    }
+
+    /// Pipes that daemons hold open after the end of the process that started them.
+    pub fn leftovers(&self) -> Vec<Rc<Leftover>> {
+        self.leftovers.borrow().clone()
+    }
+
+    /// Remembers such pipes.
+    pub fn keep(&self, leftover: Rc<Leftover>) {
+        self.leftovers.borrow_mut().push(leftover);
+    }
+
+    /// Forgets such pipes: nobody holds them any more.
+    pub fn forget(&self, leftover: &Rc<Leftover>) {
+        self.leftovers
+            .borrow_mut()
+            .retain(|kept| !Rc::ptr_eq(kept, leftover));
+    }
+
+    /// Whether a process is between the request for it and its first moment.
+    pub fn is_starting(&self) -> bool {
+        self.starting.get() > 0
+    }
+
+    /// The number of the process started last.
+    pub fn last_id(&self) -> u64 {
+        self.next_id.get()
+    }
+
+    /// Goes on counting where a predecessor stopped.
+    pub fn count_from(&self, last: u64) {
+        self.next_id.set(last);
     }
 
     /// The bytes of output each running process may keep.

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// Where output came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Stream {
     /// The stdout pipe.
     Stdout,
@@ -52,6 +54,11 @@ impl Ring {
             max_bytes,
             max_chunks: max_bytes / 256,
         }
+    }
+
+    /// Puts an empty ring behind `offset` bytes that are kept no more.
+    pub fn start_at(&mut self, offset: u64) {
+        self.end = offset;
     }
 
     /// Sets new bounds; what is beyond them goes with the next push.

@@ -9,12 +9,12 @@ use tokio::{task::spawn_local, time::Instant};
 
 use super::{
     events::{Following, follow},
+    handle::Process,
     messages::{
         CloseStdinRequest, ConnectRequest, Input, SendInputRequest, SendSignalRequest,
         StartRequest, StreamInputRequest, UpdateRequest,
     },
     pty,
-    registry::Process,
     start::start,
 };
 use crate::{

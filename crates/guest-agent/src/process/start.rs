@@ -15,10 +15,10 @@ use rustix::{
 use tokio::{task::spawn_local, time::Instant};
 
 use super::{
+    handle::{Parts, Process},
     messages::{ProcessConfig, StartRequest},
     pty,
     pump::{self, Source},
-    registry::Process,
     ring::Stream,
     spawn::{Child, Failure, Program, Step, spawn},
 };
@@ -92,22 +92,19 @@ pub async fn start(
             return Err(error);
         }
     };
-    let process = Rc::new(Process::new(
+    let process = Rc::new(Process::new(Parts {
         pid,
-        request.tag,
+        tag: request.tag,
         config,
         cgroup,
-        streams.stdin,
-        streams.terminal,
-    ));
-    agent.processes.add(process.clone());
-    spawn_local(pump::run(
-        agent.clone(),
-        process.clone(),
-        streams.sources,
-        pidfd,
+        stdin: streams.stdin,
+        terminal: streams.terminal,
+        sources: streams.sources,
+        pidfd: Some(pidfd),
         deadline,
-    ));
+    }));
+    agent.processes.add(process.clone());
+    spawn_local(pump::run(agent.clone(), process.clone()));
     Ok(process)
 }
 

@@ -17,7 +17,10 @@ use guest_agent::{
     server::{self, Side},
 };
 use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    body::{Frame, Incoming},
+};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
@@ -75,6 +78,7 @@ impl Server {
             workload_netns,
             cgroup_root: cgroup.clone(),
             init_pid,
+            arguments: Vec::new(),
         };
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -304,24 +308,39 @@ impl Frames {
     /// The next flag and message; `None` at the end of the body.
     pub async fn next(&mut self) -> Option<(u8, Value)> {
         loop {
-            if self.buffer.len() >= 5 {
-                let length = u32::from_be_bytes(self.buffer[1..5].try_into().unwrap()) as usize;
-                if self.buffer.len() >= 5 + length {
-                    let flag = self.buffer[0];
-                    self.buffer.advance(5);
-                    return Some((
-                        flag,
-                        serde_json::from_slice(&self.buffer.split_to(length)).unwrap(),
-                    ));
-                }
+            if let Some(message) = self.buffered() {
+                return Some(message);
             }
-            match self.body.frame().await {
-                Some(frame) => self
-                    .buffer
-                    .extend_from_slice(&frame.unwrap().into_data().unwrap_or_default()),
-                None => return None,
-            }
+            let frame = self.body.frame().await?;
+            self.take(frame.unwrap());
         }
+    }
+
+    /// As [`Frames::next`], of a stream that may break off.
+    pub async fn try_next(&mut self) -> Option<(u8, Value)> {
+        loop {
+            if let Some(message) = self.buffered() {
+                return Some(message);
+            }
+            let frame = self.body.frame().await?.ok()?;
+            self.take(frame);
+        }
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) {
+        self.buffer
+            .extend_from_slice(&frame.into_data().unwrap_or_default());
+    }
+
+    fn buffered(&mut self) -> Option<(u8, Value)> {
+        let length = u32::from_be_bytes(self.buffer.get(1..5)?.try_into().unwrap()) as usize;
+        if self.buffer.len() < 5 + length {
+            return None;
+        }
+        let flag = self.buffer[0];
+        self.buffer.advance(5);
+        let message = serde_json::from_slice(&self.buffer.split_to(length)).unwrap();
+        Some((flag, message))
     }
 
     /// Reads on to the end of the stream.

@@ -17,6 +17,7 @@ from pandastackd.agent.adoption import adopt_or_bury, slots_in_use
 from pandastackd.agent.birth import give_birth
 from pandastackd.agent.capturing import capture_sandbox
 from pandastackd.agent.forking import fork_sandbox, remove_leftover_captures
+from pandastackd.agent.guest_program import load_program
 from pandastackd.agent.ledger import VMM_COST_MIB, MemoryLedger
 from pandastackd.agent.moves import hibernate, rollback, wake
 from pandastackd.agent.rooms import Rooms
@@ -73,7 +74,8 @@ class Agent:
         slots = SlotPool.from_settings(settings)
         snapshots = SnapshotStore(data.snapshots, data.staging)
         memory = MemoryTool(find_program("pandastack-memory"))
-        self = cls(Rooms(settings, data, driver, slots, snapshots, memory))
+        guest_agent = await load_program(find_program("guest-agent"))
+        self = cls(Rooms(settings, data, driver, slots, snapshots, memory, guest_agent))
         await slots.start(adopt=slots_in_use(data))
         for sandbox in await adopt_or_bury(self._rooms, self._changes.put_nowait):
             self._sandboxes[sandbox.id] = sandbox

@@ -50,6 +50,7 @@ class Record:
         slot: network slot number; ``None`` once it was given back.
         generation: number of the machine files that count.
         egress: what its slot lets it reach.
+        envd_version: what the guest's agent says of itself.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Record:
     phases: Phases = field(default_factory=Phases)
     failure: str | None = None
     console_tail: str = ""
+    envd_version: str = ""
 
     def save(self, directory: Path, *, durable: bool = False) -> Self:
         """Write the record into the sandbox's ``directory`` and return it; ``durable`` also outlives a power cut."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pandastackd.config import Settings
 from pandastackd.disk.layout import DataDir
+from pandastackd.guest import AgentProgram
 from pandastackd.network import Slot, SlotPool
 from pandastackd.snapshot import MemoryTool, SnapshotStore
 from pandastackd.vmm import Driver, Enclosure
@@ -39,6 +40,7 @@ class Rooms:
     slots: SlotPool
     snapshots: SnapshotStore
     memory: MemoryTool
+    guest_agent: AgentProgram
 
 
 def cgroup_name(sandbox_id: str) -> str:

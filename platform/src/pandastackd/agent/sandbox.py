@@ -116,6 +116,7 @@ class Sandbox:
             phases=record.phases,
             failure=record.failure,
             console_tail=record.console_tail,
+            envd_version=record.envd_version,
         )
 
     def guest(self) -> GuestClient:

@@ -15,7 +15,7 @@ def template_reports(rooms: Rooms) -> list[TemplateReport]:
     for snapshot in rooms.snapshots.list():
         if snapshot.manifest.kind is Kind.TEMPLATE and _restorable(rooms, snapshot):
             newest[snapshot.manifest.template] = snapshot
-    return [_report(newest[name]) for name in sorted(newest)]
+    return [_report(rooms, newest[name]) for name in sorted(newest)]
 
 
 def user_snapshots(rooms: Rooms) -> list[str]:
@@ -46,7 +46,7 @@ def _restorable(rooms: Rooms, snapshot: Snapshot) -> bool:
     return True
 
 
-def _report(snapshot: Snapshot) -> TemplateReport:
+def _report(rooms: Rooms, snapshot: Snapshot) -> TemplateReport:
     manifest = snapshot.manifest
     about = manifest.about or About()
     return TemplateReport(
@@ -64,4 +64,6 @@ def _report(snapshot: Snapshot) -> TemplateReport:
         tools=about.tools,
         aliases=about.aliases,
         built_at=manifest.created_at.isoformat(),
+        # Not the one it was baked with: a sandbox gets this host's agent before anybody sees it.
+        envd_version=rooms.guest_agent.build.envd_version,
     )

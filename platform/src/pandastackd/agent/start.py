@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pandastackd.agent.guest_program import bring_up_to_date
 from pandastackd.agent.rooms import Rooms, enclosure_of
 from pandastackd.agent.sandbox import GUEST_DEADLINE_SECONDS, Sandbox
 from pandastackd.disk.atomic import remove_tree
@@ -22,7 +23,7 @@ from pandastackd.disk.reflink import clone
 from pandastackd.disk.space import storage_errors
 from pandastackd.domain import Egress
 from pandastackd.errors import GuestUnreachable, HostFailure, NotFound, VmmFailed
-from pandastackd.guest import Identity
+from pandastackd.guest import AgentBuild, Identity
 from pandastackd.network import Slot
 from pandastackd.snapshot import Snapshot
 from pandastackd.vmm import Machine, Vmm
@@ -101,9 +102,10 @@ async def start_machine(
         watch.lap()
         await vmm.resume()
         try:
-            await _introduce(sandbox, vmm, identity)
+            build = await _introduce(rooms, sandbox, vmm, identity)
         except (GuestUnreachable, HostFailure) as silent:
             raise VmmFailed(silent.message, console_tail=vmm.console_tail(), code=silent.code) from silent
+        sandbox.save(envd_version=build.envd_version)
         return StartTiming(disk_ms, vmm.timing.start_ms, vmm.timing.load_ms, watch.lap())
     except BaseException:
         # Shielded: a caller that gives up in the middle must not leave half a machine behind.
@@ -111,10 +113,15 @@ async def start_machine(
         raise
 
 
-async def _introduce(sandbox: Sandbox, vmm: Vmm, identity: Identity) -> None:
+async def _introduce(rooms: Rooms, sandbox: Sandbox, vmm: Vmm, identity: Identity) -> AgentBuild:
     """Introduce the guest, and do not wait for the answer of one whose VMM has died."""
     guest = sandbox.connect_guest()
-    answer = asyncio.create_task(guest.introduce(identity, deadline_seconds=GUEST_DEADLINE_SECONDS))
+
+    async def meet() -> AgentBuild:
+        build = await guest.introduce(identity, deadline_seconds=GUEST_DEADLINE_SECONDS)
+        return await bring_up_to_date(guest, build, rooms.guest_agent, sandbox_id=sandbox.id)
+
+    answer = asyncio.create_task(meet())
     end = asyncio.create_task(vmm.wait())
     try:
         await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +130,7 @@ async def _introduce(sandbox: Sandbox, vmm: Vmm, identity: Identity) -> None:
                 f"the VMM ended before its guest had answered ({end.result()})",
                 console_tail=vmm.console_tail(),
             )
-        await answer
+        return await answer
     finally:
         answer.cancel()
         end.cancel()

@@ -77,6 +77,7 @@ def fresh(
         phases={},
         failure=None,
         console_tail="",
+        envd_version="",
     )
 
 
@@ -95,6 +96,7 @@ def started(row: SandboxRow, report: SandboxReport, state: State, now: datetime)
         "boot_mode": report.boot_mode,
         "boot_ms": round(report.phases.total, 2),
         "phases": report.phases.as_dict(),
+        "envd_version": report.envd_version,
     }
 
 
@@ -110,6 +112,7 @@ def moved(
         "guest_ip": report.guest_ip,
         "host_tap": report.host_tap,
         "mac": report.mac,
+        "envd_version": report.envd_version,
         "failure": None,
         "console_tail": "",
     }

@@ -6,6 +6,8 @@ guest is made: whoever owns the network hands in ``connect(port)``.
 
 from pandastackd.guest.client import GuestClient
 from pandastackd.guest.types import (
+    AgentBuild,
+    AgentProgram,
     Command,
     Ended,
     Event,
@@ -20,6 +22,8 @@ from pandastackd.guest.types import (
 )
 
 __all__ = [
+    "AgentBuild",
+    "AgentProgram",
     "Command",
     "Ended",
     "Event",

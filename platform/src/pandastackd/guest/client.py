@@ -40,6 +40,8 @@ from pandastackd.guest.faults import nonsense, unreachable
 from pandastackd.guest.transport import Channel, Connect, body_of, connect_hedged, read_bounded, refusal
 from pandastackd.guest.tunnel import open_tunnel
 from pandastackd.guest.types import (
+    AgentBuild,
+    AgentProgram,
     Command,
     Ended,
     Event,
@@ -53,6 +55,7 @@ from pandastackd.guest.types import (
     Started,
     Usage,
 )
+from pandastackd.guest.upgrade import ask_build, put_in_place, read_build
 
 CONTROL_PORT = 49984
 PUBLIC_PORT = 49983
@@ -98,13 +101,31 @@ class GuestClient:
 
     # ------------------------------------------------------------------ life
 
-    async def introduce(self, identity: Identity, *, deadline_seconds: float) -> None:
+    async def introduce(self, identity: Identity, *, deadline_seconds: float) -> AgentBuild:
         """Tell a guest who it is and what time it is; retried until the deadline. Doubles as the first ping.
+
+        Returns:
+            Which build of the agent answered, empty for one that is too old to say.
 
         Raises:
             GuestUnreachable: it never answered within ``deadline_seconds``.
         """
-        await self._until_answered("/init", identity, deadline_seconds)
+        answered = await self._until_answered("/init", identity, deadline_seconds)
+        return read_build(answered)
+
+    async def upgrade(self, program: AgentProgram) -> AgentBuild:
+        """Put another build of the agent in the place of the one that runs; processes and their output go on.
+
+        Raises:
+            UpgradeRefused: the guest goes on with the build it has.
+            GuestUnreachable: neither build answers.
+        """
+        return await put_in_place(self._channel, program)
+
+    async def build(self) -> AgentBuild:
+        """Which build of the agent answers, for one that is too old to say so by itself."""
+        build, _ = await ask_build(self._channel)
+        return build
 
     async def ping(self, *, deadline_seconds: float) -> None:
         """Return once the agent answers.
@@ -114,7 +135,10 @@ class GuestClient:
         """
         await self._until_answered("/health", None, deadline_seconds)
 
-    async def _until_answered(self, target: str, identity: Identity | None, deadline_seconds: float) -> None:
+    async def _until_answered(
+        self, target: str, identity: Identity | None, deadline_seconds: float
+    ) -> dict[bytes, bytes]:
+        answered: dict[bytes, bytes] = {}
         deadline = time.monotonic() + deadline_seconds
         attempt = 0
         while True:
@@ -135,6 +159,7 @@ class GuestClient:
                             body=encode_json(wire.init_message(identity)),
                             silence_seconds=silence,
                             connect_seconds=left,
+                            answered=answered,
                         )
             except (GuestUnreachable, TimeoutError) as error:
                 pause = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
@@ -146,7 +171,7 @@ class GuestClient:
                 attempt += 1
                 await asyncio.sleep(pause)
             else:
-                return
+                return answered
 
     async def sync(self) -> None:
         """Flush the guest's file systems to its disk."""

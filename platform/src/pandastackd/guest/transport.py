@@ -129,8 +129,12 @@ class Channel:
         body: Body = b"",
         silence_seconds: float | None = None,
         connect_seconds: float = CONNECT_SECONDS,
+        answered: dict[bytes, bytes] | None = None,
     ) -> bytes:
         """One request whose whole, bounded reply is wanted.
+
+        Args:
+            answered: gets the headers of the reply, by their names in lower case.
 
         Raises:
             PlatformError: the guest refused ``what``, or any error of :meth:`exchange`.
@@ -146,6 +150,8 @@ class Channel:
             data = await read_bounded(response)
         if response.status >= 300:
             raise refusal(what, response.status, data)
+        if answered is not None:
+            answered.update((name.lower(), value) for name, value in response.headers)
         return data
 
     async def call(

@@ -32,6 +32,29 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentBuild:
+    """Which build of the guest agent answers; by its own word, so no more than a hint.
+
+    Attributes:
+        version: of the agent.
+        envd_version: of E2B's envd, whose features it has.
+        digest: SHA-256 of its program in hexadecimal; empty when it does not say.
+    """
+
+    version: str = ""
+    envd_version: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentProgram:
+    """A build of the guest agent that can be put into a guest."""
+
+    build: AgentBuild
+    program: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A process to start.
 

@@ -146,6 +146,7 @@ class SandboxRow(Base):
     phases: Mapped[dict[str, float]] = mapped_column(JSON)
     failure: Mapped[str | None] = mapped_column(Text)
     console_tail: Mapped[str] = mapped_column(Text)
+    envd_version: Mapped[str] = mapped_column(String(32))
 
 
 class SnapshotRow(Base):

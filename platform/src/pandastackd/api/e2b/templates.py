@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 
 from pandastackd.api.dependencies import ControlDep
 from pandastackd.api.e2b.route import E2bCaller, E2bRoute
-from pandastackd.api.e2b.views import ENVD_VERSION
 from pandastackd.domain import TemplateReport
 
 router = APIRouter(route_class=E2bRoute)
@@ -45,7 +44,7 @@ async def get_template(template_id: str, control: ControlDep, _caller: E2bCaller
         "cpuCount": template.vcpus,
         "memoryMB": template.memory_mib,
         "diskSizeMB": template.disk_mib,
-        "envdVersion": ENVD_VERSION,
+        "envdVersion": template.envd_version,
     }
     return JSONResponse({**_template(template), "builds": [build]})
 
@@ -66,7 +65,7 @@ def _template(template: TemplateReport) -> dict[str, Any]:
         "lastSpawnedAt": None,
         "spawnCount": 0,
         "buildCount": 1,
-        "envdVersion": ENVD_VERSION,
+        "envdVersion": template.envd_version,
         "buildStatus": "ready",
         "isDefault": True,
         "description": template.description,

@@ -12,9 +12,6 @@ from pandastackd.control import Network, SandboxRow
 from pandastackd.errors import NotFound
 from pandastackd.lifecycle import State
 
-ENVD_VERSION: Final = "0.6.7"
-"""The version whose features the guest agent has; clients switch features on and off by it."""
-
 CLIENT_ID: Final = "pandastack"
 """A field of old clients that nothing depends on any more."""
 
@@ -43,7 +40,7 @@ class Views:
             "alias": row.template,
             "sandboxID": row.id,
             "clientID": CLIENT_ID,
-            "envdVersion": ENVD_VERSION,
+            "envdVersion": row.envd_version,
             "envdAccessToken": self._control.tokens.of(row.id),
             "trafficAccessToken": self._traffic_token(row),
             "domain": self._domain,
@@ -65,7 +62,7 @@ class Views:
                 "diskSizeMB": disks.get(row.template, 0),
                 "state": STATES[row.state],
                 "metadata": row.labels,
-                "envdVersion": ENVD_VERSION,
+                "envdVersion": row.envd_version,
             }
             for row in rows
         ]
