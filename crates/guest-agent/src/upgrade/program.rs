@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The largest program taken, in bytes.
-pub const MAX_PROGRAM: u64 = 64 << 20;
+pub const MAX_PROGRAM: u64 = 128 << 20;
 /// How long a successor may rehearse.
 const REHEARSAL: Duration = Duration::from_secs(20);
 /// What is repeated of a successor's complaint, in bytes.

@@ -20,7 +20,13 @@ from typing import Literal, Self
 from urllib.parse import urlencode
 from weakref import WeakSet
 
-from pandastackd.errors import CommandTimeout, GuestUnreachable, HostFailure, InvalidRequest
+from pandastackd.errors import (
+    CommandTimeout,
+    GuestUnreachable,
+    HostFailure,
+    InvalidRequest,
+    PlatformError,
+)
 from pandastackd.guest import wire
 from pandastackd.guest.connect_protocol import (
     MAX_FRAME,
@@ -62,6 +68,7 @@ PUBLIC_PORT = 49983
 OUTPUT_LIMIT = 1024 * 1024
 KEEPALIVE_SECONDS = 15
 TIMEOUT_GRACE_SECONDS = 5.0
+RUN_OUT_SECONDS = 0.5
 _RETRY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1)
 _INIT_SILENCE_SECONDS = 10.0
 _PROCESS = "process.Process"
@@ -262,9 +269,11 @@ class GuestClient:
                 if isinstance(event, Started) is started:
                     raise nonsense("a process stream's start is not its first event")
                 started = True
-                yield event
                 if isinstance(event, Ended):
+                    await _run_out(frames)
+                    yield event
                     return
+                yield event
         raise nonsense("a process stream without an end")
 
     async def _frames(
@@ -521,6 +530,17 @@ class GuestClient:
             raise unreachable("the connection to it was given up")
         self._dialled.add(sock)
         return sock
+
+
+async def _run_out(frames: AsyncGenerator[Json]) -> None:
+    """Read a stream to its end, which the agent sends along with its last event: so its connection can be used again.
+
+    All that was wanted of it is there already: whatever is wrong with the rest costs the connection and no more.
+    """
+    with suppress(PlatformError, TimeoutError):
+        async with asyncio.timeout(RUN_OUT_SECONDS):
+            async for _ in frames:
+                pass
 
 
 class _Counter:
