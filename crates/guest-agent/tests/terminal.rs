@@ -40,7 +40,8 @@ async fn a_shell_on_a_terminal_that_is_resized() {
     server
         .ok(
             "process.Process/SendInput",
-            keys("echo slee\"\"ping; sleep 1000\n"),
+            // It speaks once it is in the foreground itself, so that the key cannot come too early.
+            keys("sh -c 'echo slee\"\"ping; exec sleep 1000'\n"),
         )
         .await;
     frames.until("sleeping").await;
