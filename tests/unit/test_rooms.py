@@ -41,6 +41,8 @@ ONLY_IN: dict[str, set[str]] = {
     "asyncpg": {"store"},
     "pyroute2": {"network"},
     "fastapi": {"api", "gateway"},
+    "mcp": {"api"},
+    "mcp_types": {"api"},
     "starlette": {"api", "gateway"},
 }
 """Library → rooms that may import it: SQL stays in the store, netlink in the network."""

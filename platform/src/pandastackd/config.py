@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     hibernated_retention_seconds: int = Field(default=30 * 24 * 3600, ge=1)
     """How long a sandbox that was created with ``on_timeout: hibernate`` is kept hibernated before it is deleted."""
 
+    mcp_calls_per_minute: int = Field(default=600, ge=1)
+    """How often a workspace may call MCP tools, on average; up to 60 calls may come at once."""
+
     accelerator: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
     """``auto`` asks the probe whether a guest really runs at hardware speed; the others force it."""
 

@@ -19,6 +19,7 @@ from pandastackd.api import (
     health,
     lifecycle,
     logs,
+    mcp,
     network,
     not_built,
     ports,
@@ -92,6 +93,7 @@ def create_app(
         ports.router,
         files.router,
         templates.router,
+        mcp.router,
     ):
         # Who calls is asked before anything else, so that a stranger has no body read and learns no rules.
         v1.include_router(router, dependencies=[Depends(caller_of)])
@@ -99,6 +101,7 @@ def create_app(
     v1.include_router(terminals.router)
     v1.include_router(ports.public)
     app.include_router(v1)
+    app.include_router(mcp.root_router)
     app.include_router(health.router)
     # Another platform's contract, written down by them; our own description stays our own.
     app.include_router(e2b.router, include_in_schema=False)

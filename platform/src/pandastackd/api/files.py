@@ -32,7 +32,7 @@ _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 async def read_file(sandbox_id: str, path: GuestPath, control: ControlDep, caller: Caller) -> Response:
     """Download a file."""
     source = _Download()
-    pump = await Pump.open(source.pieces(control, caller, sandbox_id, _checked(path)))
+    pump = await Pump.open(source.pieces(control, caller, sandbox_id, checked_path(path)))
     headers = {} if source.size is None else {"content-length": str(source.size)}
     return Streamed(pump, media_type="application/octet-stream", headers=headers)
 
@@ -42,7 +42,7 @@ async def write_file(
     sandbox_id: str, path: GuestPath, request: Request, control: ControlDep, caller: Caller
 ) -> Written:
     """Upload a file; the folders above it are made. The body is the file's bytes, of any size."""
-    where = _checked(path)
+    where = checked_path(path)
     async with control.sandboxes.use(caller, sandbox_id) as guest:
         written = await guest.write(where, request.stream())
     return Written(path=path, bytes=written.size)
@@ -51,7 +51,7 @@ async def write_file(
 @router.delete("", status_code=204)
 async def delete_file(sandbox_id: str, path: GuestPath, control: ControlDep, caller: Caller) -> Response:
     """Remove a file, or a folder with everything in it."""
-    where = _checked(path)
+    where = checked_path(path)
     if not where.strip("/."):
         raise InvalidRequest(f"{path!r} cannot be removed; name a file or folder in it", code="invalid_path")
     async with control.sandboxes.use(caller, sandbox_id) as guest:
@@ -62,19 +62,19 @@ async def delete_file(sandbox_id: str, path: GuestPath, control: ControlDep, cal
 @router.get("/dir", response_model=Listing)
 async def list_folder(sandbox_id: str, path: GuestPath, control: ControlDep, caller: Caller) -> Response:
     """What is in a folder."""
-    where = _checked(path)
+    where = checked_path(path)
     async with control.sandboxes.use(caller, sandbox_id) as guest:
         entries = await guest.list_dir(where)
     # Not through the models: a folder may have ten thousand entries.
-    return JSONResponse({"path": path, "entries": [_entry(entry) for entry in entries]})
+    return JSONResponse({"path": path, "entries": [file_entry(entry) for entry in entries]})
 
 
 @router.get("/stat", response_model=FileEntry)
 async def stat_file(sandbox_id: str, path: GuestPath, control: ControlDep, caller: Caller) -> Response:
     """What is at a path; 404 when nothing is."""
-    where = _checked(path)
+    where = checked_path(path)
     async with control.sandboxes.use(caller, sandbox_id) as guest:
-        return JSONResponse(_entry(await guest.stat(where)))
+        return JSONResponse(file_entry(await guest.stat(where)))
 
 
 class _Download:
@@ -92,7 +92,7 @@ class _Download:
                 yield chunk
 
 
-def _checked(path: str) -> str:
+def checked_path(path: str) -> str:
     """``path`` as it may be shown to the guest.
 
     Raises:
@@ -109,7 +109,8 @@ def _checked(path: str) -> str:
     return path
 
 
-def _entry(info: FileInfo) -> dict[str, str | int | bool]:
+def file_entry(info: FileInfo) -> dict[str, str | int | bool]:
+    """A file or folder as the contract shows it."""
     return {
         "name": info.name,
         "is_dir": info.is_dir,

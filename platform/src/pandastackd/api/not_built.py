@@ -98,7 +98,6 @@ ROUTES: dict[str, tuple[str, ...]] = {
         "DELETE /repos/{repo_id}/preview-env/{key}",
         "POST /repos/{repo_id}/preview-env/import",
     ),
-    "MCP": ("POST /mcp", f"POST {_SANDBOX}/mcp"),
 }
 
 

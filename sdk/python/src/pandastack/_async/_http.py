@@ -99,14 +99,24 @@ class AsyncHttp:
         Raises:
             PandastackError: the answer is not a success, or broke off.
         """
-        with self._translated():
-            response = await self._client.send(self._build(call), stream=True)
-        try:
+        async with self.answer(call) as response:
             if not response.is_success:
                 with self._translated():
                     body = await response.aread()
                 raise _wire.api_error(response.status_code, response.headers, body)
             yield self._pieces(response)
+
+    @asynccontextmanager
+    async def answer(self, call: Call) -> AsyncIterator[httpx.Response]:
+        """An answer of whatever status, its body not read yet.
+
+        Raises:
+            ConnectionError: there is none.
+        """
+        with self._translated():
+            response = await self._client.send(self._build(call), stream=True)
+        try:
+            yield response
         finally:
             await response.aclose()
 

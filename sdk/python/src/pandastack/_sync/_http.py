@@ -100,14 +100,24 @@ class Http:
         Raises:
             PandastackError: the answer is not a success, or broke off.
         """
-        with self._translated():
-            response = self._client.send(self._build(call), stream=True)
-        try:
+        with self.answer(call) as response:
             if not response.is_success:
                 with self._translated():
                     body = response.read()
                 raise _wire.api_error(response.status_code, response.headers, body)
             yield self._pieces(response)
+
+    @contextmanager
+    def answer(self, call: Call) -> Iterator[httpx.Response]:
+        """An answer of whatever status, its body not read yet.
+
+        Raises:
+            ConnectionError: there is none.
+        """
+        with self._translated():
+            response = self._client.send(self._build(call), stream=True)
+        try:
+            yield response
         finally:
             response.close()
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pandastack.cli import _account, _copy, _execute, _fs, _network, _registries, _sandbox, _state
+from pandastack.cli import _account, _copy, _execute, _fs, _mcp, _network, _registries, _sandbox, _state
 from pandastack.cli._errors import ReportingGroup
 from pandastack.cli._session import Output, OutputFormat, Session
 
@@ -51,6 +51,7 @@ app.add_typer(_fs.group, name="fs")
 app.add_typer(_registries.tokens, name="token")
 app.add_typer(_account.auth, name="auth")
 app.command("cp")(_copy.copy)
+app.command("mcp")(_mcp.mcp)
 app.command("me")(_account.me)
 app.command("whoami", hidden=True)(_account.me)
 app.command("version")(_account.version)
