@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import subprocess
 import sys
 import urllib.parse
@@ -220,3 +221,25 @@ def test_the_wire_says_what_is_wrong(platform: tuple[str, str]) -> None:
     assert (unreadable["id"], unreadable["error"]["code"]) == (None, -32700)
     assert refused["id"] == 7
     assert "unauthenticated" in refused["error"]["message"]
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text()
+
+
+async def test_the_page_names_every_tool(platform: tuple[str, str]) -> None:
+    async with connected(platform, "http") as client:
+        tools = [tool.name for tool in (await client.list_tools()).tools]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == sorted(tools)
+
+
+def test_the_pages_code_runs(platform: tuple[str, str]) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={"PANDASTACK_API": platform[0], "PANDASTACK_API_KEY": platform[1]},
+    )
+    assert (done.stdout, done.returncode) == ("hello\n\n", 0), done.stderr
