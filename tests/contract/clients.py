@@ -57,9 +57,8 @@ class Client:
             OutOfReach: it cannot be installed.
             AssertionError: the program ended before its checks began, or was not heard of for too long.
         """
-        interpreter = self._install_python(folder) if self.registry == "pypi" else self._install_node(folder)
         done = subprocess.run(
-            [interpreter, HERE / self.program],
+            [self.install(folder), HERE / self.program],
             capture_output=True,
             text=True,
             timeout=RUN_SECONDS,
@@ -75,6 +74,10 @@ class Client:
         if any(result.mark == "not ok" for result in results.values()):
             print(said)
         return results
+
+    def install(self, folder: Path) -> Path | str:
+        """Install into ``folder``; what runs programs there. Raises OutOfReach."""
+        return self._install_python(folder) if self.registry == "pypi" else self._install_node(folder)
 
     def _install_python(self, folder: Path) -> Path:
         python = folder / "venv" / "bin" / "python"

@@ -7,15 +7,12 @@ Needs root, QEMU, the templates and the package registries; a client out of reac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pandastackd.child_server import ChildServer
 from tests.contract import compatibility
 from tests.contract.clients import Client, OutOfReach, Result, clients
-from tests.real_server import real_server
 
 WRITE = bool(os.environ.get("PANDASTACK_WRITE_COMPATIBILITY"))
 
@@ -25,27 +22,10 @@ SEEN: dict[Client, dict[str, Result]] = {}
 """What this run saw, for the last test."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChildServer]:
-    """A running server on the test data directory; every sandbox it holds is deleted at the end."""
-    with real_server(tmp_path_factory.mktemp("server") / "server.log") as server:
-        yield server
-
-
-def _addresses(server: ChildServer) -> dict[str, str]:
-    return {
-        "PANDASTACK_API": server.url,
-        "PANDASTACK_API_KEY": server.admin_key,
-        "E2B_API_URL": server.url,
-        "E2B_SANDBOX_URL": server.url,
-        "E2B_API_KEY": server.admin_key.replace("pds_", "e2b_"),
-    }
-
-
 @pytest.mark.parametrize("client", clients(), ids=lambda client: f"{client.name} {client.version}")
-def test_a_client_does_what_the_page_says(server: ChildServer, tmp_path: Path, client: Client) -> None:
+def test_a_client_does_what_the_page_says(addresses: dict[str, str], tmp_path: Path, client: Client) -> None:
     try:
-        seen = SEEN[client] = client.run(tmp_path, _addresses(server))
+        seen = SEEN[client] = client.run(tmp_path, addresses)
     except OutOfReach as error:
         pytest.skip(f"{client.name} {client.version} cannot be installed: {error}")
     red = {name: result.reason for name, result in seen.items() if result.mark == "not ok"}

@@ -86,6 +86,13 @@ async def test_what_an_agent_does(platform: tuple[str, str], how: str, mode: str
         assert [each["metadata"] for each in listed if each["sandbox_id"] == box] == [{"a": "ü"}]
         ran = await call(client, "run_command", sandbox_id=box, command="echo ünï; echo e >&2; exit 3")
         assert ran == {"exit_code": 3, "stdout": "ünï\n", "stderr": "e\n", "note": None}
+        ran = await call(
+            client, "run_code", sandbox_id=box, code="import os\nprint(len(os.listdir()))\n1 / 0"
+        )
+        assert (ran["exit_code"], ran["stdout"]) == (1, "1\n")
+        assert "ZeroDivisionError" in ran["stderr"]
+        ran = await call(client, "run_code", sandbox_id=box, code="echo $((6 * 7))", language="bash")
+        assert ran["stdout"] == "42\n"
         await call(client, "write_file", sandbox_id=box, path="deep/a", content="héllo\r\n")
         read = await call(client, "read_file", sandbox_id=box, path="deep/a")
         assert (read["content"], read["next_offset"]) == ("héllo\r\n", None)

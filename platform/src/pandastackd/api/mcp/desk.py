@@ -9,7 +9,7 @@ from typing import Any, Self
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
 
-from pandastackd.api.dependencies import control_of, metrics_of
+from pandastackd.api.dependencies import control_of, metrics_of, settings_of
 from pandastackd.control import Control, Principal
 from pandastackd.metrics import Metrics
 
@@ -19,6 +19,7 @@ class Desk:
     """One call's.
 
     Attributes:
+        host: what sandboxes' host names hang under: the configured domain, or where the caller reached us.
         sandbox_id: the only sandbox the call may use, when it came by that sandbox's own address.
     """
 
@@ -33,7 +34,7 @@ class Desk:
     def set_up(cls, request: Request, caller: Principal, sandbox_id: str | None = None) -> Self:
         """Put a desk where ``of`` finds it. ``caller`` was authenticated by the route."""
         name, port = request.url.hostname or "localhost", request.url.port
-        host = f"{_nameable(name)}:{port}" if port else _nameable(name)
+        host = settings_of(request).domain or (f"{_nameable(name)}:{port}" if port else _nameable(name))
         desk = cls(control_of(request), caller, metrics_of(request), request.url.scheme, host, sandbox_id)
         request.state.desk = desk
         return desk

@@ -92,7 +92,7 @@ async def run_command(desk: Desk, sandbox_id: str, command: str, timeout_seconds
 async def run_code(desk: Desk, sandbox_id: str, code: str, language: Language, timeout_seconds: float) -> Ran:
     """Run a program in a fresh interpreter."""
     program, suffix = _INTERPRETERS[language]
-    path = f"/tmp/cell-{secrets.token_hex(8)}.{suffix}"  # noqa: S108 - in the guest, which is all its user's
+    path = f".cell-{secrets.token_hex(8)}.{suffix}"
     async with desk.control.sandboxes.use(desk.caller, sandbox_id) as guest:
         await guest.write(path, code.encode())
     return await run_command(
