@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tests.contract.clients import Client, Result, capabilities
+from tests.contract.clients import Client, Mark, Result, capabilities, clients
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
-SIGNS = {"ok": "✓", "not ok": "✗", "absent": "·"}
+SIGNS: dict[Mark, str] = {"ok": "✓", "not ok": "✗", "absent": "·"}
 
 _HEAD = """\
 # Compatibility
@@ -50,6 +50,17 @@ def rows(text: str) -> dict[tuple[str, str, str], dict[str, str]]:
             signs = dict(zip(columns, (cell[:1] for cell in cells[2:]), strict=True))
             found[family, cells[0], cells[1]] = signs
     return found
+
+
+def remembered(text: str) -> dict[Client, dict[str, Result]]:
+    """What a page says of the clients of the table, for those that are not run again."""
+    marks = {sign: mark for mark, sign in SIGNS.items()}
+    said = rows(text)
+    return {
+        client: {name: Result(marks[sign]) for name, sign in said[key(client)].items() if sign}
+        for client in clients()
+        if key(client) in said
+    }
 
 
 def signs(results: Mapping[str, Result], columns: Iterable[str]) -> dict[str, str]:

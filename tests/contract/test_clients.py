@@ -45,9 +45,14 @@ def test_the_page_has_a_row_for_every_client_of_the_table() -> None:
 
 
 def test_the_page_is_what_was_run() -> None:
-    if set(SEEN) != set(clients()):
-        pytest.skip("not every client was run here")
-    text = compatibility.page(SEEN)
     if WRITE:
-        compatibility.PAGE.write_text(text)
-    assert compatibility.PAGE.read_text() == text, "`make compatibility` writes the page anew"
+        # Rows that were not run now stay as they are.
+        known = {**compatibility.remembered(compatibility.PAGE.read_text()), **SEEN}
+        page = compatibility.page({client: known[client] for client in clients() if client in known})
+        compatibility.PAGE.write_text(page)
+    elif set(SEEN) != set(clients()):
+        pytest.skip("not every client was run here")
+    else:
+        assert compatibility.PAGE.read_text() == compatibility.page(SEEN), (
+            "`make compatibility` writes the page anew"
+        )

@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.capability import Absent, fails, run
 from tests.contract.clients import Client, Result, capabilities, clients
-from tests.contract.compatibility import key, page, rows, signs
+from tests.contract.compatibility import key, page, remembered, rows, signs
 
 OLD = Client("F", "pypi", "x", "1", "x.py", known_limit={"forks": "it has a reason"})
 NEW = Client("F", "npm", "x", "2", "x.mjs")
@@ -51,3 +51,8 @@ def test_a_program_says_what_became_of_each(capsys: pytest.CaptureFixture[str]) 
 def test_the_table_is_in_order() -> None:
     assert list(capabilities()) == sorted(capabilities())
     assert len(set(clients())) == len(clients())
+
+
+def test_a_row_that_is_not_run_again_stays_as_it_is() -> None:
+    ran = {client: {"files": Result("ok"), "forks": Result("absent")} for client in clients()[:2]}
+    assert remembered(page(ran)) == ran
