@@ -6,6 +6,7 @@ Needs root, network and mount namespaces, nftables, ``/dev/net/tun``. Leaves not
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 import pytest
@@ -46,6 +47,19 @@ async def test_what_is_denied_is_not_reached_and_the_rest_is() -> None:
             assert await guest.ask(NAMES), (
                 "denying a range that holds the resolver's inner address denies no names"
             )
+
+
+@in_lab
+async def test_a_program_learns_at_once_that_it_is_denied() -> None:
+    async with world() as (_, pool, slot):
+        await pool.restrict(slot, Egress(deny=EVERYTHING))
+        with Guest(slot) as guest:
+            flow = guest.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            async with asyncio.timeout(8):
+                with pytest.raises(OSError, match=PUBLIC) as told:
+                    await asyncio.get_running_loop().sock_connect(flow, (PUBLIC, 80))
+            assert told.value.errno == errno.EHOSTUNREACH
+            flow.close()
 
 
 @in_lab

@@ -296,6 +296,9 @@ async def test_a_snapshot_is_a_template(e2b: httpx.AsyncClient, agent: FakeAgent
         params["nextToken"] = page.headers["x-next-token"]
     assert sorted(seen) == sorted([first["snapshotID"], second["snapshotID"], unnamed["snapshotID"]])
     assert len((await e2b.get("/snapshots", params={"name": "mine"})).json()) == 2
+    alias = (await e2b.get("/templates/aliases/mine")).json()
+    assert alias["templateID"] in (first["snapshotID"], second["snapshotID"])
+    assert alias["public"] is False
     assert len((await e2b.get("/snapshots", params={"name": unnamed["snapshotID"]})).json()) == 1
     for name in (unnamed["snapshotID"], "mine", "mine"):
         assert (await e2b.delete(f"/templates/{name}")).status_code == 204

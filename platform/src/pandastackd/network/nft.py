@@ -56,6 +56,7 @@ class RuleSet:
 
 ACCEPT: Final[Json] = {"accept": None}
 DROP: Final[Json] = {"drop": None}
+REJECT: Final[Json] = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
 
 
 def operand(value: IPv4Address | IPv4Network | str) -> Any:

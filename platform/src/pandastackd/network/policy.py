@@ -45,6 +45,7 @@ from pandastackd.network.nft import (
     ACCEPT,
     DROP,
     FAMILY,
+    REJECT,
     TABLE,
     RuleSet,
     arrives,
@@ -116,6 +117,8 @@ class Policy:
         rules.add("egress", first_sent_to("@allowed"), first_sent_to("@openable"), {"return": None})
         rules.add("egress", first_sent_to("@blocked"), DROP)
         rules.add("egress", first_sent_to("@allowed"), {"return": None})
+        # The guest is told, so that its programs fail at once; nobody outside is.
+        rules.add("egress", arrives(DATA_TAP), first_sent_to("@denied"), REJECT)
         rules.add("egress", first_sent_to("@denied"), DROP)
 
         rules.chain("forward", kind="filter", hook="forward", priority=0, policy="drop")
@@ -224,7 +227,7 @@ def apply_rules(rules: str, *, timeout_seconds: float = 10.0) -> None:
         reason = " ".join((done.stderr or done.stdout).split())[:500]
         raise HostFailure(
             f"nft refused the network policy: {reason}; "
-            "the kernel needs nf_tables with nat, ct, connlimit and fib",
+            "the kernel needs nf_tables with nat, ct, connlimit, reject and fib",
             code="nftables_failed",
         )
 

@@ -44,7 +44,7 @@ async def create(
     metadata, env = body.metadata or {}, body.env_vars or {}
     check_metadata(metadata)
     check_env(env)
-    template, snapshot = await _origin(control, caller, body.template_id)
+    template, snapshot = await origin(control, caller, body.template_id)
     wanted = CreateRequest(
         template=template,
         from_snapshot=snapshot,
@@ -118,7 +118,7 @@ async def delete(sandbox_id: str, control: ControlDep, caller: E2bCaller) -> Res
     return Response(status_code=204)
 
 
-async def _origin(control: Control, caller: Principal, name: str) -> tuple[str, str | None]:
+async def origin(control: Control, caller: Principal, name: str) -> tuple[str, str | None]:
     """The template, or the caller's own snapshot, that goes by this name; these clients know no difference."""
     name = name.removesuffix(":default")
     try:

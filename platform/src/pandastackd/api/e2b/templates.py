@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from pandastackd.api.dependencies import ControlDep
 from pandastackd.api.e2b.route import E2bCaller, E2bRoute
+from pandastackd.api.e2b.sandboxes import origin
 from pandastackd.domain import TemplateReport
 
 router = APIRouter(route_class=E2bRoute)
@@ -25,10 +26,10 @@ async def list_templates(control: ControlDep, _caller: E2bCaller) -> Response:
 
 
 @router.get("/templates/aliases/{alias}")
-async def find_alias(alias: str, control: ControlDep, _caller: E2bCaller) -> Response:
-    """The template with this name or alias."""
-    template = await control.templates.find(alias)
-    return JSONResponse({"templateID": template.name, "public": True})
+async def find_alias(alias: str, control: ControlDep, caller: E2bCaller) -> Response:
+    """The template with this name or alias, or the caller's own snapshot."""
+    name, snapshot = await origin(control, caller, alias)
+    return JSONResponse({"templateID": snapshot or name, "public": snapshot is None})
 
 
 @router.get("/templates/{template_id}")
