@@ -1,6 +1,6 @@
 // Runs in a folder with the published e2b: what an agent does, by the client's own words.
 import assert from 'node:assert/strict'
-import { load, run } from './capability.mjs'
+import { Absent, load, run } from './capability.mjs'
 
 const { CommandExitError, NotFoundError, Sandbox } = await load('e2b')
 
@@ -38,7 +38,126 @@ async function watching() {
 async function looking() {
   assert.ok(await box.isRunning())
   assert.equal((await box.getInfo()).metadata['a b'], 'c&d=ü')
+  const before = (await box.getInfo()).endAt
   await box.setTimeout(900_000)
+  assert.ok((await box.getInfo()).endAt > before)
+  const point = (await box.getMetrics()).at(-1)
+  assert.ok(point.memUsed > 0 && point.memUsed < point.memTotal)
+}
+
+async function pages() {
+  const metadata = { page: 'of two' }
+  const made = [await Sandbox.create({ metadata }), await Sandbox.create({ metadata })]
+  try {
+    const paginator = Sandbox.list({ query: { metadata }, limit: 1 })
+    const seen = []
+    while (paginator.hasNext) seen.push(...(await paginator.nextItems()).map((each) => each.sandboxId))
+    assert.deepEqual(seen.sort(), made.map((each) => each.sandboxId).sort())
+  } finally {
+    for (const each of made) await each.kill()
+  }
+}
+
+/** What a server in the sandbox says; sent by header, since fetch sets no Host. */
+async function served(sandbox, port, headers = {}) {
+  for (let i = 0; i < 100; i++) {
+    const answer = await fetch(process.env.E2B_SANDBOX_URL, {
+      headers: { 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': String(port), ...headers },
+    })
+    const said = await answer.text()
+    if (!said.includes('port is not open')) return said
+    await new Promise((done) => setTimeout(done, 200))
+  }
+  throw new Error('the port never opened')
+}
+
+async function ports() {
+  await box.commands.run('python3 -m http.server 3000', { background: true })
+  assert.match(await served(box, 3000), /Directory listing/)
+  assert.match(box.getHost(3000), new RegExp(`^3000-${box.sandboxId}\\.`))
+}
+
+async function timeouts() {
+  await box.setTimeout(300_000)
+  const ends = (await box.getInfo()).endAt.getTime()
+  await box.commands.run('true')
+  await Sandbox.connect(box.sandboxId, { timeoutMs: 60_000 })
+  assert.equal((await box.getInfo()).endAt.getTime(), ends)
+  await Sandbox.connect(box.sandboxId, { timeoutMs: 900_000 })
+  assert.ok((await box.getInfo()).endAt.getTime() > ends)
+}
+
+async function resuming() {
+  const sleeper = await Sandbox.create({ lifecycle: { onTimeout: 'pause', autoResume: false } })
+  try {
+    assert.deepEqual((await sleeper.getInfo()).lifecycle, { onTimeout: 'pause', autoResume: false })
+    await sleeper.pause()
+    await assert.rejects(sleeper.commands.run('true'), { name: 'SandboxNotFoundError' })
+    const again = await Sandbox.connect(sleeper.sandboxId)
+    assert.equal((await again.commands.run('echo awake')).stdout, 'awake\n')
+  } finally {
+    await sleeper.kill()
+  }
+}
+
+async function forks() {
+  if (!box.fork) throw new Absent()
+  await box.files.write('forked.txt', 'before')
+  const children = await box.fork({ count: 2 })
+  try {
+    await box.files.write('forked.txt', 'after')
+    for (const child of children) assert.equal(await child.files.read('forked.txt'), 'before')
+  } finally {
+    for (const child of children) await child.kill()
+  }
+}
+
+async function snapshots() {
+  await box.files.write('saved.txt', 'saved')
+  const taken = await box.createSnapshot({ name: 'mine-js' })
+  try {
+    await box.files.write('saved.txt', 'changed')
+    assert.ok((await box.listSnapshots().nextItems()).some((each) => each.snapshotId === taken.snapshotId))
+    for (const template of [taken.snapshotId, ...taken.names]) {
+      const made = await Sandbox.create(template)
+      assert.equal(await made.files.read('saved.txt'), 'saved')
+      await made.kill()
+    }
+  } finally {
+    assert.ok(await Sandbox.deleteSnapshot(taken.snapshotId))
+  }
+  assert.equal(await Sandbox.deleteSnapshot(taken.snapshotId), false)
+}
+
+const OUTSIDE = `python3 -c 'import socket; socket.create_connection(("1.1.1.1", 53), 2)'`
+
+async function network() {
+  const walled = await Sandbox.create({ network: { denyOut: ['0.0.0.0/0'], allowOut: ['192.0.2.0/24'] } })
+  try {
+    assert.deepEqual((await walled.getInfo()).network.denyOut, ['0.0.0.0/0'])
+    await assert.rejects(walled.commands.run(OUTSIDE), CommandExitError)
+    await walled.updateNetwork({ denyOut: ['198.51.100.7'] })
+    assert.deepEqual((await walled.getInfo()).network.denyOut, ['198.51.100.7'])
+  } finally {
+    await walled.kill()
+  }
+  await assert.rejects(Sandbox.create({ network: { allowOut: ['example.com'], denyOut: ['0.0.0.0/0'] } }), /domain names/)
+}
+
+async function traffic() {
+  const closed = await Sandbox.create({ network: { allowPublicTraffic: false } })
+  try {
+    await closed.commands.run('python3 -m http.server 3000', { background: true })
+    assert.match(await served(closed, 3000), /e2b-traffic-access-token/)
+    const headers = { 'e2b-traffic-access-token': closed.trafficAccessToken }
+    assert.match(await served(closed, 3000, headers), /Directory listing/)
+  } finally {
+    await closed.kill()
+  }
+}
+
+async function refused() {
+  await assert.rejects(Sandbox.create({ volumeMounts: { '/data': 'volume' } }), /not supported yet/)
 }
 
 async function sleeping() {
@@ -55,7 +174,10 @@ async function ending() {
 }
 
 try {
-  await run([commands, background, files, watching, looking, sleeping, ending])
+  await run([
+    ...[commands, background, files, watching, looking, pages, ports, timeouts, sleeping],
+    ...[resuming, forks, snapshots, network, traffic, refused, ending],
+  ])
 } finally {
   await Sandbox.kill(box.sandboxId)
 }

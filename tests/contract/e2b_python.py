@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import urllib.request
 
-from capability import fails, run
+from capability import Absent, fails, run
 from e2b import (
+    AsyncSandbox,
     CommandExitException,
     NotFoundException,
     Sandbox,
@@ -106,24 +108,182 @@ def looking(box):
     found = Sandbox.list(query=SandboxQuery(metadata={"a b": "c&d=ü"})).next_items()
     assert box.sandbox_id in [each.sandbox_id for each in found]
     assert Sandbox.list(query=SandboxQuery(metadata={"a b": "other"})).next_items() == []
-    (point,) = box.get_metrics()
+    *_, point = box.get_metrics()
     assert 0 < point.mem_used < point.mem_total
 
 
 def ports(box):
     box.commands.run("python3 -m http.server 3000", background=True)
+    assert "Directory listing" in _served(box, 3000)
+
+
+def _served(box, port, **headers):
+    """What a server in the sandbox says, once it is up; sent by host name to where this test's server is."""
     request = urllib.request.Request(os.environ["E2B_SANDBOX_URL"] + "/")
-    request.add_header("Host", box.get_host(3000))
+    for name, value in {"Host": box.get_host(port), **headers}.items():
+        request.add_header(name, value)
     for _ in range(100):
         try:
             with urllib.request.urlopen(request) as answer:
-                assert b"Directory listing" in answer.read()
-                return
+                return answer.read().decode()
         except urllib.error.HTTPError as error:
             said = error.read().decode()
-        assert "port is not open" in said, said
+        if "port is not open" not in said:
+            return said
         time.sleep(0.2)
     raise AssertionError("the port never opened")
+
+
+def timeouts(box):
+    box.set_timeout(300)
+    ends = box.get_info().end_at
+    box.commands.run("true")
+    Sandbox.connect(box.sandbox_id, timeout=60)
+    assert box.get_info().end_at == ends, "neither use nor a shorter connect moves the end"
+    Sandbox.connect(box.sandbox_id, timeout=900)
+    assert box.get_info().end_at > ends
+    with Sandbox.create(timeout=1) as short:
+        for _ in range(100):
+            if not short.is_running():
+                break
+            time.sleep(0.2)
+        assert not short.is_running()
+        fails(NotFoundException, short.get_info)
+
+
+def resuming(box):
+    lifecycle = {"on_timeout": "pause", "auto_resume": False}
+    with Sandbox.create(timeout=600, lifecycle=lifecycle) as sleeper:
+        shown = sleeper.get_info().lifecycle
+        assert (shown["on_timeout"], shown["auto_resume"]) == ("pause", False)
+        sleeper.pause()
+        assert "not found" in str(fails(Exception, lambda: sleeper.commands.run("true")))
+        assert "was not found" in _served(sleeper, 3000)
+        assert str(sleeper.get_info().state).rpartition(".")[2].lower() == "paused"
+        assert Sandbox.connect(sleeper.sandbox_id).commands.run("echo awake").stdout == "awake\n"
+    with Sandbox.create(timeout=600, lifecycle={"on_timeout": "pause", "auto_resume": True}) as sleeper:
+        sleeper.pause()
+        assert sleeper.commands.run("echo woken").stdout == "woken\n"
+
+
+def forks(box):
+    if not hasattr(Sandbox, "fork"):
+        raise Absent
+    box.files.write("forked.txt", "before")
+    handle = box.commands.run("sleep 600", background=True)
+    children = box.fork(count=2)
+    try:
+        box.files.write("forked.txt", "after")
+        for child in children:
+            assert child.files.read("forked.txt") == "before"
+            assert handle.pid in [process.pid for process in child.commands.list()]
+        assert len({child.commands.run("cat /etc/machine-id").stdout for child in [box, *children]}) == 3
+    finally:
+        for child in children:
+            child.kill()
+
+
+def snapshots(box):
+    box.files.write("saved.txt", "saved")
+    taken = box.create_snapshot(name="mine") if _named_snapshots() else box.create_snapshot()
+    try:
+        box.files.write("saved.txt", "changed")
+        assert taken.snapshot_id in [each.snapshot_id for each in box.list_snapshots().next_items()]
+        for template in [taken.snapshot_id, *taken.names]:
+            with Sandbox.create(template, timeout=600) as made:
+                assert made.files.read("saved.txt") == "saved"
+    finally:
+        assert Sandbox.delete_snapshot(taken.snapshot_id)
+    assert not Sandbox.delete_snapshot(taken.snapshot_id)
+    assert taken.snapshot_id not in [each.snapshot_id for each in Sandbox.list_snapshots().next_items()]
+
+
+def _named_snapshots():
+    import inspect
+
+    return "name" in inspect.signature(Sandbox._cls_create_snapshot).parameters
+
+
+def pages(box):
+    with (
+        Sandbox.create(timeout=600, metadata={"page": "of two"}),
+        Sandbox.create(timeout=600, metadata={"page": "of two"}),
+    ):
+        paginator = Sandbox.list(query=SandboxQuery(metadata={"page": "of two"}), limit=1)
+        seen = []
+        while paginator.has_next:
+            seen += [each.sandbox_id for each in paginator.next_items()]
+        assert len(seen) == len(set(seen)) == 2
+
+
+OUTSIDE = "python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 2)'"
+
+
+def network(box):
+    wanted = {"deny_out": ["0.0.0.0/0"], "allow_out": ["192.0.2.0/24"]}
+    with Sandbox.create(timeout=600, network=wanted) as walled:
+        shown = walled.get_info().network
+        assert (shown["allow_out"], shown["deny_out"]) == (["192.0.2.0/24"], ["0.0.0.0/0"])
+        fails(CommandExitException, lambda: walled.commands.run(OUTSIDE))
+        fails(CommandExitException, lambda: walled.commands.run("getent hosts example.com"))
+        walled.update_network({"deny_out": ["198.51.100.7"]})
+        shown = walled.get_info().network
+        assert (list(shown["allow_out"]), shown["deny_out"]) == ([], ["198.51.100.7"])
+    with Sandbox.create(timeout=600, allow_internet_access=False) as walled:
+        assert walled.get_info().allow_internet_access is False
+        fails(CommandExitException, lambda: walled.commands.run(OUTSIDE))
+    fails(
+        Exception,
+        lambda: Sandbox.create(network={"allow_out": ["example.com"], "deny_out": ["0.0.0.0/0"]}),
+        "400",
+    )
+    fails(Exception, lambda: Sandbox.create(network={"allow_out": ["169.254.169.254"]}), "400")
+
+
+def traffic(box):
+    wanted = {"allow_public_traffic": False, "mask_request_host": "localhost:${PORT}"}
+    with Sandbox.create(timeout=600, network=wanted) as closed:
+        closed.files.write(
+            "server.py",
+            "import http.server as h\n"
+            "class H(h.BaseHTTPRequestHandler):\n"
+            "    def do_GET(self):\n"
+            "        self.send_response(200); self.end_headers(); self.wfile.write(self.headers['host'].encode())\n"
+            "h.HTTPServer(('', 3000), H).serve_forever()\n",
+        )
+        closed.commands.run("python3 server.py", background=True)
+        assert "e2b-traffic-access-token" in _served(closed, 3000)
+        token = closed.traffic_access_token
+        assert _served(closed, 3000, **{"e2b-traffic-access-token": token}) == "localhost:3000"
+
+
+def asynchronous(box):
+    async def work():
+        made = await AsyncSandbox.create(timeout=600)
+        try:
+            assert (await made.commands.run("echo async")).stdout == "async\n"
+            await made.files.write("a.txt", "ü")
+            assert await made.files.read("a.txt") == "ü"
+            await made.set_timeout(500)
+            await made.pause()
+            again = await AsyncSandbox.connect(made.sandbox_id)
+            assert await again.files.read("a.txt") == "ü"
+            assert len(await again.get_metrics()) >= 1
+            listed = await AsyncSandbox.list().next_items()
+            assert made.sandbox_id in [each.sandbox_id for each in listed]
+        finally:
+            assert await AsyncSandbox.kill(made.sandbox_id)
+
+    asyncio.run(work())
+
+
+def refused(box):
+    for asked in (
+        {"lifecycle": {"on_timeout": {"action": "pause", "keep_memory": False}}},
+        {"volume_mounts": {"/data": "volume"}},
+        {"network": {"rules": {"example.com": [{"transform": {"headers": {"a": "b"}}}]}}},
+    ):
+        fails(Exception, lambda asked=asked: Sandbox.create(timeout=60, **asked), "not supported yet")
 
 
 def sleeping(box):
@@ -148,6 +308,12 @@ def ending(box):
 if __name__ == "__main__":
     box = Sandbox.create(timeout=600, metadata={"a b": "c&d=ü"}, envs={"INNER": "made"})
     try:
-        run((commands, background, files, watching, terminal, looking, ports, sleeping, ending), box)
+        run(
+            (
+                *(commands, background, files, watching, terminal, looking, pages, ports, timeouts, sleeping),
+                *(resuming, forks, snapshots, network, traffic, asynchronous, refused, ending),
+            ),
+            box,
+        )
     finally:
         Sandbox.kill(box.sandbox_id)
