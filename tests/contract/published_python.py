@@ -175,17 +175,15 @@ def forks(client, url):
 
 
 def unbuilt(client, url):
-    with client.sandboxes.create(template="base") as sandbox:
-        for call in (
-            sandbox.create_code_context,
-            client.volumes.list,
-            client.databases.list,
-            client.functions.list,
-            client.schedules.list,
-            client.apps.list,
-            client.templates.builds,
-        ):
-            fails(ServerError, call, "not built")
+    for call in (
+        client.volumes.list,
+        client.databases.list,
+        client.functions.list,
+        client.schedules.list,
+        client.apps.list,
+        client.templates.builds,
+    ):
+        fails(ServerError, call, "not built")
 
 
 if __name__ == "__main__":

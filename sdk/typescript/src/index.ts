@@ -9,7 +9,13 @@
  */
 
 export { PandaStack, PandaStack as Client } from "./client.js";
-export { type CellOptions, CodeContext, type CodeLanguage } from "./code.js";
+export {
+  type CellOptions,
+  type CellStreamOptions,
+  CodeContext,
+  type CodeLanguage,
+  type KernelLanguage,
+} from "./code.js";
 export {
   type Command,
   type ExecOptions,
@@ -56,6 +62,8 @@ export {
 } from "./filesystem.js";
 export {
   type Account,
+  type CellEvent,
+  type CellException,
   type ExecEvent,
   type ExecExit,
   type ExecOutput,

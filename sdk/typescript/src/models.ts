@@ -203,9 +203,31 @@ export interface Result {
   readonly text?: string;
   /** The value of an `application/json` output. */
   readonly json?: unknown;
+  readonly latex?: string;
+  /** A PDF document, in base64. */
+  readonly pdf?: string;
+  readonly javascript?: string;
   /** The first picture there is: PNG, then JPEG, then SVG. */
   readonly chart?: string;
+  /** What a matplotlib figure shows, as data: `type`, `title`, `elements` and more. */
+  readonly chartData?: unknown;
+  /** The columns of a data frame by name. */
+  readonly table?: unknown;
 }
+
+/** What ended a cell before its end. */
+export interface CellException {
+  readonly name: string;
+  readonly value: string;
+  readonly traceback: string;
+}
+
+/** What a running cell does. */
+export type CellEvent =
+  | { readonly type: "stdout" | "stderr"; readonly text: string }
+  | { readonly type: "result"; readonly result: Result }
+  | { readonly type: "exception"; readonly exception: CellException }
+  | { readonly type: "exit"; readonly exitCode: number; readonly durationMs: number };
 
 /** A finished code cell. */
 export interface Execution {
@@ -214,6 +236,8 @@ export interface Execution {
   readonly stderr: string;
   /** The formatted traceback of a cell that raised. */
   readonly error?: string;
+  /** The parts of that traceback. */
+  readonly exception?: CellException;
   readonly exitCode: number;
   readonly durationMs: number;
   readonly exit_code: number;
@@ -406,9 +430,39 @@ export function execution(data: unknown): Execution {
     ...execResult(raw),
     results,
     ...(raw["error"] ? { error: text(raw, "error") } : {}),
+    ...(isObject(raw["exception"]) ? { exception: cellException(raw["exception"]) } : {}),
     ...(plain === undefined ? {} : { text: plain }),
     ...(png === undefined ? {} : { png }),
   };
+}
+
+/** What a streamed cell did, as a whole. */
+export function executionOf(events: readonly CellEvent[]): Execution {
+  const printed = (type: "stdout" | "stderr") =>
+    events.map((event) => (event.type === type ? event.text : "")).join("");
+  const raised = events.find((event) => event.type === "exception")?.exception;
+  const end = events.find((event) => event.type === "exit");
+  return execution({
+    stdout: printed("stdout"),
+    stderr: printed("stderr"),
+    exit_code: end?.exitCode ?? (raised ? 1 : 0),
+    duration_ms: end?.durationMs,
+    error: raised && (raised.traceback || `${raised.name}: ${raised.value}`),
+    exception: raised,
+    results: events.flatMap((event) => (event.type === "result" ? [event.result.data] : [])),
+  });
+}
+
+/** As an interpreter that prints its results, and the error at which it stopped, would have left it. */
+export function asPrinted(done: Execution): ExecResult {
+  const values = done.results.map(({ text: value }) => (value === undefined ? "" : `${value}\n`)).join("");
+  const error = done.error === undefined ? "" : `${done.error}\n`;
+  return execResultOf(done.stdout + values, done.stderr + error, done.exitCode, done.durationMs);
+}
+
+export function cellException(data: unknown): CellException {
+  const raw = object(data);
+  return { name: text(raw, "name"), value: text(raw, "value"), traceback: text(raw, "traceback") };
 }
 
 /** Whether an exit code, under either of its published names. */
@@ -423,9 +477,15 @@ const MIME_NAMES = {
   html: "text/html",
   markdown: "text/markdown",
   text: "text/plain",
+  latex: "text/latex",
+  pdf: "application/pdf",
+  javascript: "application/javascript",
 } as const;
 
-function result(raw: Json): Result {
+const JSON_NAMES = { json: "application/json", chartData: "e2b/chart", table: "e2b/data" } as const;
+
+export function result(given: unknown): Result {
+  const raw = object(given);
   const data = "type" in raw ? { [String(raw["type"])]: raw["data"] ?? "" } : raw;
   const found: Record<string, unknown> = {};
   for (const [name, mime] of Object.entries(MIME_NAMES)) {
@@ -433,7 +493,9 @@ function result(raw: Json): Result {
   }
   const chart = found["png"] ?? found["jpeg"] ?? found["svg"];
   if (chart !== undefined) found["chart"] = chart;
-  if (data["application/json"] != null) found["json"] = parsed(data["application/json"]);
+  for (const [name, mime] of Object.entries(JSON_NAMES)) {
+    if (data[mime] != null) found[name] = parsed(data[mime]);
+  }
   return { data, ...found };
 }
 

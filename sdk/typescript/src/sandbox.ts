@@ -1,7 +1,14 @@
 /** One sandbox: its commands, files, life and branches. */
 
 import type { PandaStack } from "./client.js";
-import { CodeContext, type CodeLanguage, codeCommand } from "./code.js";
+import {
+  CodeContext,
+  type CodeLanguage,
+  cellCall,
+  codeCommand,
+  type KernelLanguage,
+  needsKernel,
+} from "./code.js";
 import {
   type Command,
   type ExecOptions,
@@ -152,25 +159,42 @@ export class Sandbox {
   }
 
   /**
-   * Run code in a fresh interpreter. For state that lasts from cell to cell, and rich results, see
-   * `createCodeContext`.
+   * Run code in a fresh interpreter; TypeScript, R and Java where the template has kernels for them. For state that
+   * lasts from cell to cell, and rich results, see `createCodeContext`.
    */
   async runCode(
     code: string,
-    language: CodeLanguage = "python",
+    language: CodeLanguage | KernelLanguage = "python",
     options: ExecOptions = {},
   ): Promise<models.ExecResult> {
+    if (needsKernel(language)) return this.#runOnce(code, language, options);
     const { command, file } = codeCommand(code, language);
     if (file !== undefined) await this.filesystem.write(file, code, { signal: options.signal });
     return this.exec(command, options);
   }
 
-  /** Start an interpreter that keeps its state from one cell to the next. */
-  async createCodeContext(language = "python", options: wire.CallOptions = {}): Promise<CodeContext> {
+  async #runOnce(code: string, language: string, options: ExecOptions): Promise<models.ExecResult> {
+    const call = cellCall(`${this.#route}/repl`, code, options, language);
+    try {
+      return models.asPrinted(models.execution(await this.#client.http.request(call)));
+    } catch (error) {
+      throw wire.asExecError(error);
+    }
+  }
+
+  /**
+   * Start an interpreter that keeps its state from one cell to the next: `python javascript typescript r java bash`.
+   *
+   * @throws BadRequestError: the sandbox has none for this language; says which template has.
+   */
+  async createCodeContext(
+    language = "python",
+    options: wire.CallOptions & { cwd?: string } = {},
+  ): Promise<CodeContext> {
     const answer = await this.#client.http.request({
       method: "POST",
       path: `${this.#route}/repl/sessions`,
-      json: { language },
+      json: wire.given({ language, cwd: options.cwd }),
       headers: wire.idempotency(),
       timeoutSeconds: wire.CREATE_TIMEOUT_SECONDS,
       signal: options.signal,

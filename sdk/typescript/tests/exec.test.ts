@@ -333,6 +333,53 @@ test("a code context: wire shapes and rich results", async (t) => {
   assert.deepEqual(bodyOf(server.requests[0] as Recorded), { language: "python" });
 });
 
+test("a code context: callbacks hear of what a cell does", async (t) => {
+  const event = (name: string, data: unknown) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
+  const begun = [
+    ": open\n\n",
+    event("stdout", { chunk: "a" }),
+    event("stderr", { chunk: "e" }),
+    event("stdout", { chunk: "ü" }),
+    event("result", { data: { "text/plain": "1", "e2b/chart": '{"type":"line"}', "e2b/data": "{}" } }),
+    event("of a later version", {}),
+    event("exception", { name: "E", value: "v", traceback: "" }),
+  ];
+  const ends = [
+    event("exit", { exit_code: 1, duration_ms: 5 }),
+    event("error", { error: "timeout: 1s", code: "command_timeout" }),
+    "",
+  ];
+  const [sandbox, server] = await sandboxOf(t, ({ url }, response) => {
+    if (url.endsWith("/sessions")) return json(response, { id: "s1", language: "r" }, 201);
+    return sse(response, [...begun, ends.shift() ?? ""]);
+  });
+  const context = await sandbox.createCodeContext("r", { cwd: "/w" });
+  assert.deepEqual(bodyOf(server.last), { language: "r", cwd: "/w" });
+  const heard: unknown[] = [];
+  const ran = await context.runCode("x", {
+    env: { A: "b" },
+    onStdout: (text) => heard.push(text),
+    onStderr: (text) => heard.push(text),
+    onResult: (result) => heard.push(result.chartData, result.table),
+    onException: (exception) => heard.push(exception.name),
+  });
+  assert.deepEqual(bodyOf(server.last), { code: "x", env: { A: "b" } });
+  assert.deepEqual(heard, ["a", "e", "ü", { type: "line" }, {}, "E"]);
+  assert.deepEqual([ran.stdout, ran.stderr, ran.exitCode, ran.durationMs, ran.text], ["aü", "e", 1, 5, "1"]);
+  assert.deepEqual([ran.error, ran.exception?.name], ["E: v", "E"]);
+  await assert.rejects(context.runCode("x", { onStdout() {} }), SandboxTimeout);
+  await assert.rejects(context.runCode("x", { onStdout() {} }), ExecInterrupted);
+});
+
+test("runCode: languages that need a kernel run in one", async (t) => {
+  const cell = { stdout: "o\n", stderr: "", exit: 1, error: "T", results: [{ "text/plain": "42" }] };
+  const [sandbox, server] = await sandboxOf(t, (_, response) => json(response, cell));
+  const ran = await sandbox.runCode("21 * 2", "java", { timeoutSeconds: 2 });
+  assert.deepEqual([ran.stdout, ran.stderr, ran.exitCode], ["o\n42\n", "T\n", 1]);
+  assert.equal(server.calls.at(-1), "POST /v1/sandboxes/sb1/repl");
+  assert.deepEqual(bodyOf(server.last), { code: "21 * 2", language: "java", timeout_ms: 2000 });
+});
+
 test("logs: lines as they are, and followed", async (t) => {
   const [sandbox, server] = await sandboxOf(t, ({ url }, response) => {
     if (!url.includes("follow=true")) return void response.end("eins\r\nzwei ü\n\ndrei");

@@ -114,6 +114,13 @@ def test_run_code(platform: MockPlatform) -> None:
     assert run("sandbox", "run-code", made, "-", "--language", "bash", stdin="echo 1").stdout == "1\n"
 
 
+def test_run_code_in_a_kernel(platform: MockPlatform) -> None:
+    cell = {"stdout": "o\n", "stderr": "", "exit": 1, "error": "T", "results": [{"text/plain": "42"}]}
+    platform.on_request("POST", ".*/repl", httpx.Response(200, json=cell))
+    done = run("sandbox", "run-code", create(), "--language", "java", "--", "21 * 2")
+    assert (done.stdout, done.stderr, done.exit_code) == ("o\n42\n", "T\n", 1)
+
+
 def test_logs(platform: MockPlatform) -> None:
     platform.on_request("GET", ".*/logs", httpx.Response(200, text="a\nb\n"))
     assert run("sandbox", "logs", create()).stdout == "a\nb\n"

@@ -133,6 +133,77 @@ def test_code_context() -> None:
     assert platform.requests[2].json == {"code": "2 + 2", "timeout_ms": 1500}
 
 
+STREAMED = """\
+: open
+
+event: stdout
+data: {"chunk": "a"}
+
+event: stderr
+data: {"chunk": "e"}
+
+event: stdout
+data: {"chunk": "b"}
+
+event: result
+data: {"data": {"text/plain": "1", "e2b/chart": "{\\"type\\": \\"line\\"}", "e2b/data": "{}"}, "is_main_result": true}
+
+event: of a later version
+data: {}
+
+event: exception
+data: {"name": "E", "value": "v", "traceback": ""}
+
+event: exit
+data: {"exit_code": 1, "duration_ms": 5}
+
+"""
+
+
+def context_that_streams(text: str) -> pandastack.CodeContext:
+    platform = MockPlatform()
+    session = "/v1/sandboxes/sandbox1/repl/sessions"
+    platform.on_request("POST", session, httpx.Response(201, json={"id": "r1"}))
+    headers = {"content-type": "text/event-stream"}
+    stream = httpx.Response(200, text=text, headers=headers)
+    platform.on_request("POST", f"{session}/r1/run/stream", stream)
+    return platform.client().sandboxes.create().create_code_context("r", cwd="/w")
+
+
+def test_callbacks_hear_of_what_a_cell_does() -> None:
+    heard: list[object] = []
+    ran = context_that_streams(STREAMED).run_code(
+        "code",
+        on_stdout=heard.append,
+        on_stderr=heard.append,
+        on_result=lambda result: heard.append(result.text),
+        on_exception=lambda raised: heard.append(raised.name),
+    )
+    assert heard == ["a", "e", "b", "1", "E"]
+    assert (ran.stdout, ran.stderr, ran.exit_code, ran.duration_ms) == ("ab", "e", 1, 5)
+    assert ran.error == "E: v"
+    assert ran.exception == pandastack.CellException("E", "v", "")
+    assert (ran.results[0].chart_data, ran.results[0].table) == ({"type": "line"}, {})
+
+
+def test_a_cell_that_is_cut_off() -> None:
+    begun = STREAMED.partition("event: exit")[0]
+    with pytest.raises(pandastack.ExecInterrupted):
+        context_that_streams(begun).run_code("code", on_stdout=lambda _: None)
+    late = begun + 'event: error\ndata: {"error": "timeout: 1s", "code": "command_timeout"}\n\n'
+    with pytest.raises(pandastack.SandboxTimeout):
+        context_that_streams(late).run_code("code", on_stdout=lambda _: None)
+
+
+def test_languages_that_need_a_kernel_run_in_one() -> None:
+    platform = MockPlatform()
+    cell = {"stdout": "o\n", "stderr": "", "exit": 1, "error": "T", "results": [{"text/plain": "[1] 42"}]}
+    platform.on_request("POST", ".*/repl", httpx.Response(200, json=cell))
+    ran = platform.client().sandboxes.create().run_code("x", "r", timeout_seconds=2)
+    assert (ran.stdout, ran.stderr, ran.exit_code) == ("o\n[1] 42\n", "T\n", 1)
+    assert platform.requests[-1].json == {"code": "x", "language": "r", "timeout_ms": 2000}
+
+
 def test_a_cell_that_raised() -> None:
     assert Execution.from_dict({"error": "Traceback", "exit": 1}).error == "Traceback"
 

@@ -164,3 +164,16 @@ def test_the_shipped_recipes_are_what_clients_ask_for() -> None:
     }
     for recipe in catalog.recipes:
         assert len(recipe.digest) == 32
+
+
+def test_the_code_interpreter_has_all_its_files() -> None:
+    folder = Path(__file__).parents[3] / "templates"
+    recipe = load_catalog(folder).find("code-interpreter")
+    there = {
+        path.relative_to(recipe.folder).as_posix()
+        for path in (recipe.folder / "files").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {file.source for file in recipe.written.files} == there
+    for file in recipe.written.files:
+        assert file.target == file.source.replace("files/", "/opt/pandastack/")

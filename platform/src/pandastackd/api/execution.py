@@ -116,10 +116,4 @@ async def _events(
     except PlatformError as error:
         if not begun:
             raise
-        yield sse.event(_failure(error), "error")
-
-
-def _failure(error: PlatformError) -> dict[str, str]:
-    # Clients recognise a timeout in a stream by this word.
-    word = "timeout: " if error.http_status == 504 else ""
-    return {"error": f"{word}{error.message}", "code": error.code}
+        yield sse.event(sse.failure(error), "error")

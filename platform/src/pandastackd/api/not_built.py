@@ -18,13 +18,6 @@ router = APIRouter()
 _SANDBOX = "/sandboxes/{sandbox_id}"
 
 ROUTES: dict[str, tuple[str, ...]] = {
-    "code contexts": (
-        f"POST {_SANDBOX}/repl",
-        f"POST {_SANDBOX}/repl/sessions",
-        f"POST {_SANDBOX}/repl/sessions/{{session_id}}/run",
-        f"DELETE {_SANDBOX}/repl/sessions/{{session_id}}",
-        "GET /repl/languages",
-    ),
     "series of metrics": (
         "GET /metrics/overview",
         "GET /metrics/sandbox/{sandbox_id}",

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from pandastackd.api.streaming import Pump, Streamed
+from pandastackd.errors import PlatformError
 
 PING = b": ping\n\n"
 OPENED = b": open\n\n"
@@ -18,6 +19,13 @@ def event(data: dict[str, Any], name: str | None = None) -> bytes:
     """One event."""
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(data)}\n\n".encode("ascii")
+
+
+def failure(error: PlatformError) -> dict[str, str]:
+    """The data of an ``error`` event."""
+    # Clients recognise a timeout in a stream by this word.
+    word = "timeout: " if error.http_status == 504 else ""
+    return {"error": f"{word}{error.message}", "code": error.code}
 
 
 def event_stream(pump: Pump[bytes]) -> Streamed:

@@ -101,6 +101,29 @@ class ExecBody(Request):
     timeout_seconds: Seconds | None = None
 
 
+class ContextBody(Request):
+    """``POST /v1/sandboxes/{id}/repl/sessions``."""
+
+    language: Annotated[StrictStr, Field(min_length=1, max_length=64)] | None = None
+    cwd: Annotated[StrictStr, Field(min_length=1, max_length=4096)] | None = None
+
+
+class CellBody(Request):
+    """``POST /v1/sandboxes/{id}/repl/sessions/{sid}/run`` and ``…/run/stream``. Without a timeout, a cell gets one
+    day. ``env`` is for this cell alone.
+    """
+
+    code: StrictStr
+    timeout_ms: Seconds | None = None
+    env: dict[StrictStr, StrictStr] | None = None
+
+
+class OnceBody(CellBody):
+    """``POST /v1/sandboxes/{id}/repl``."""
+
+    language: Annotated[StrictStr, Field(min_length=1, max_length=64)] | None = None
+
+
 class TokenBody(Request):
     """``POST /v1/me/tokens``. ``name`` is the same as ``label``; one published client says so."""
 
@@ -243,6 +266,49 @@ class PreviewInfo(BaseModel):
     url: str
     token: str
     expires_at: str
+
+
+class LanguagesInfo(BaseModel):
+    """What code may be written in; ``default`` is for who names no language."""
+
+    languages: list[str]
+    default: str
+    template: str
+
+
+class ContextInfo(BaseModel):
+    """A kernel that keeps its variables from cell to cell."""
+
+    id: str
+    language: str
+    cwd: str
+
+
+class ExceptionInfo(BaseModel):
+    """What ended a cell before its end."""
+
+    name: str
+    value: str
+    traceback: str
+
+
+class CellInfo(BaseModel):
+    """A cell that has ended.
+
+    Attributes:
+        exit, exit_code: 1 if it raised, else 0.
+        error: the traceback of a cell that raised; ``exception`` has its parts.
+        results: each thing that it showed, by type; what is no text in base64, JSON as text.
+    """
+
+    stdout: str
+    stderr: str
+    exit: int
+    exit_code: int
+    error: str | None
+    exception: ExceptionInfo | None
+    results: list[dict[str, str]]
+    duration_ms: int
 
 
 class SnapshotInfo(BaseModel):

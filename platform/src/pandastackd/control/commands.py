@@ -76,8 +76,11 @@ class Commands:
                 self._background.spawn(_kill(guest, pid, tag), name="kill-command")
 
 
-def checked_timeout(asked: float | None) -> float:
-    """The time a command gets, in seconds.
+def checked_timeout(asked: float | None, *, field: str = "timeout_seconds", unit: float = 1) -> float:
+    """The time a command or a cell gets, in seconds.
+
+    Args:
+        field: what the caller calls it, and ``unit`` how many of its units a second has.
 
     Raises:
         InvalidRequest: it is not above 0 and at most a day.
@@ -86,7 +89,7 @@ def checked_timeout(asked: float | None) -> float:
         return MAX_TIMEOUT_SECONDS
     if not 0 < asked <= MAX_TIMEOUT_SECONDS:
         raise InvalidRequest(
-            f"timeout_seconds must be above 0 and at most {MAX_TIMEOUT_SECONDS:g}, not {asked:g}",
+            f"{field} must be above 0 and at most {MAX_TIMEOUT_SECONDS * unit:g}, not {asked * unit:g}",
             code="invalid_timeout",
         )
     return asked

@@ -12,6 +12,7 @@ from pandastackd.control.commands import Commands
 from pandastackd.control.creation import Creator
 from pandastackd.control.forks import Forks
 from pandastackd.control.host import HostAgent
+from pandastackd.control.interpreters import Interpreters
 from pandastackd.control.keys import AccessTokens, Keys
 from pandastackd.control.lineage import Lineage
 from pandastackd.control.moves import Moves
@@ -39,8 +40,8 @@ class Control:
     """The control plane over one host.
 
     Attributes:
-        keys, templates, sandboxes, snapshots, forks, lineage, commands, terminals, ports, previews, usage:
-            what callers work with.
+        keys, templates, sandboxes, snapshots, forks, lineage, commands, terminals, interpreters, ports, previews,
+            usage: what callers work with.
         traffic: the way of traffic from outside to a sandbox's ports.
         tokens: the secrets that sandboxes' public agents demand.
         upkeep: what goes on by itself, step by step, for tests to drive.
@@ -88,6 +89,7 @@ class Control:
         self.traffic = Traffic(store, host, self.sandboxes, self.usage, tokens)
         self.ports = Ports(store, self.sandboxes)
         self.previews = Previews(self.sandboxes, tokens, now)
+        self.interpreters = Interpreters(self.sandboxes, tokens, background)
         self.tokens = tokens
         self.upkeep = Upkeep(store, host, host_id, self.sandboxes, moves, self.snapshots, now)
 

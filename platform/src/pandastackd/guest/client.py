@@ -43,7 +43,15 @@ from pandastackd.guest.connect_protocol import (
     table,
 )
 from pandastackd.guest.faults import nonsense, unreachable
-from pandastackd.guest.transport import Channel, Connect, body_of, connect_hedged, read_bounded, refusal
+from pandastackd.guest.transport import (
+    Channel,
+    Connect,
+    body_of,
+    connect_hedged,
+    lines_of,
+    read_bounded,
+    refusal,
+)
 from pandastackd.guest.tunnel import open_tunnel
 from pandastackd.guest.types import (
     AgentBuild,
@@ -487,18 +495,10 @@ class GuestClient:
         ) as response:
             if response.status != 200:
                 raise refusal("read the logs", response.status, await read_bounded(response, MAX_FRAME))
-            pending = bytearray()
-            async with aclosing(body_of(response)) as pieces:
-                async for piece in pieces:
-                    *whole, rest = piece.split(b"\n")
-                    for line in whole:
-                        pending += line
-                        if pending.strip() and (parsed := wire.read_log_line(decode_json(pending))):
-                            yield parsed
-                        pending.clear()
-                    pending += rest
-                    if len(pending) > MAX_FRAME:
-                        raise nonsense("a log line without an end")
+            async with aclosing(lines_of(response, "a log line", MAX_FRAME)) as lines:
+                async for line in lines:
+                    if line.strip() and (parsed := wire.read_log_line(decode_json(line))):
+                        yield parsed
 
     async def tunnel(self, port: int, *, timeout_seconds: float = 10.0) -> socket.socket:
         """A socket to ``port`` as the workload sees it (its own loopback included), passed on by the agent.

@@ -201,6 +201,25 @@ async def body_of(response: httpcore.Response) -> AsyncGenerator[bytes]:
         yield piece
 
 
+async def lines_of(response: httpcore.Response, what: str, limit: int) -> AsyncGenerator[bytes]:
+    """The body of ``response`` line by line; what follows the last line break is left out.
+
+    Raises:
+        HostFailure: a line, ``what``, has more than ``limit`` bytes.
+    """
+    pending = bytearray()
+    async with contextlib.aclosing(body_of(response)) as pieces:
+        async for piece in pieces:
+            *whole, rest = piece.split(b"\n")
+            for line in whole:
+                pending += line
+                yield bytes(pending)
+                pending.clear()
+            pending += rest
+            if len(pending) > limit:
+                raise nonsense(f"{what} without an end")
+
+
 def refusal(what: str, status: int, body: bytes) -> PlatformError:
     """The error in a response of status 300 or more, in Connect's or the REST routes' spelling."""
     try:

@@ -69,7 +69,8 @@ def _options(packages: tuple[str, ...], downloads: Path) -> list[str]:
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT),
         *(f"--dpkgopt=path-include={pattern}" for pattern in _KEPT),
         "--skip=download/empty,essential/unlink,check/empty",
-        f'--setup-hook=mkdir -p "$1{_DOWNLOADS}"',
+        # Some packages link their manuals when they are installed, and fail where there is no folder for them.
+        f'--setup-hook=mkdir -p "$1{_DOWNLOADS}" "$1/usr/share/man/man1"',
         f"--setup-hook=sync-in {downloads} {_DOWNLOADS}",
         f"--customize-hook=sync-out {_DOWNLOADS} {downloads}",
         f'--customize-hook=chroot "$1" useradd --create-home --uid {USER_ID} --shell /bin/bash {USER}',

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from pandastack._async._sandbox import AsyncSandbox as AsyncSandbox
     from pandastack._async._sandboxes import AsyncSandboxesAPI as AsyncSandboxesAPI
     from pandastack._models import Account as Account
+    from pandastack._models import CellEvent as CellEvent
+    from pandastack._models import CellException as CellException
+    from pandastack._models import CellExit as CellExit
+    from pandastack._models import CellOutput as CellOutput
     from pandastack._models import ExecEvent as ExecEvent
     from pandastack._models import ExecExit as ExecExit
     from pandastack._models import ExecOutput as ExecOutput
@@ -106,6 +110,10 @@ __all__ = [
     "BranchOutcome",
     "Candidate",
     "CapacityError",
+    "CellEvent",
+    "CellException",
+    "CellExit",
+    "CellOutput",
     "Client",
     "CodeContext",
     "CommandFailed",
@@ -168,6 +176,10 @@ _HOMES = {
     "._async._sandboxes": ("AsyncSandboxesAPI",),
     "._models": (
         "Account",
+        "CellEvent",
+        "CellException",
+        "CellExit",
+        "CellOutput",
         "ExecEvent",
         "ExecExit",
         "ExecOutput",

@@ -6,7 +6,7 @@ Every reader ignores fields it does not know, so an older client works with a ne
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -186,9 +186,12 @@ class Result:
     @property
     def json(self) -> Any:
         """The value of an ``application/json`` output, or ``None``."""
+        return self._json("application/json")
+
+    def _json(self, mime: str) -> Any:
         import json
 
-        value = self.data.get("application/json")
+        value = self.data.get(mime)
         if not isinstance(value, str):
             return value
         try:
@@ -197,9 +200,32 @@ class Result:
             return value
 
     @property
+    def latex(self) -> str | None:
+        return self._text("text/latex")
+
+    @property
+    def pdf(self) -> str | None:
+        """A PDF document, in base64."""
+        return self._text("application/pdf")
+
+    @property
+    def javascript(self) -> str | None:
+        return self._text("application/javascript")
+
+    @property
     def chart(self) -> str | None:
         """The first picture there is: PNG, then JPEG, then SVG."""
         return self.png or self.jpeg or self.svg
+
+    @property
+    def chart_data(self) -> Any:
+        """What a matplotlib figure shows, as data: ``type``, ``title``, ``elements`` and more; or ``None``."""
+        return self._json("e2b/chart")
+
+    @property
+    def table(self) -> Any:
+        """The columns of a data frame by name; or ``None``."""
+        return self._json("e2b/data")
 
     def _text(self, mime: str) -> str | None:
         value = self.data.get(mime)
@@ -213,8 +239,40 @@ class Result:
 
 
 @dataclass(frozen=True)
+class CellOutput:
+    """Text that a running cell printed."""
+
+    stream: StreamName
+    text: str
+
+
+@dataclass(frozen=True)
+class CellException:
+    """What ended a cell before its end."""
+
+    name: str
+    value: str
+    traceback: str
+
+    @classmethod
+    def from_dict(cls, data: Json) -> Self:
+        return cls(_str(data, "name"), _str(data, "value"), _str(data, "traceback"))
+
+
+@dataclass(frozen=True)
+class CellExit:
+    """The end of a cell; ``exit_code`` is 1 if it raised."""
+
+    exit_code: int
+    duration_ms: int = 0
+
+
+CellEvent = CellOutput | Result | CellException | CellExit
+
+
+@dataclass(frozen=True)
 class Execution:
-    """A finished code cell. ``error`` is the formatted traceback of a cell that raised."""
+    """A finished code cell. ``error`` is the formatted traceback of a cell that raised, ``exception`` its parts."""
 
     results: list[Result] = field(default_factory=list)
     stdout: str = ""
@@ -222,6 +280,7 @@ class Execution:
     error: str | None = None
     exit_code: int = 0
     duration_ms: int = 0
+    exception: CellException | None = None
 
     @property
     def logs(self) -> dict[str, str]:
@@ -249,7 +308,35 @@ class Execution:
             error=_str(data, "error") or None,
             exit_code=_exit_code(data),
             duration_ms=_int(data, "duration_ms"),
+            exception=CellException.from_dict(raised)
+            if isinstance(raised := data.get("exception"), Mapping)
+            else None,
         )
+
+    @classmethod
+    def from_events(cls, events: Sequence[CellEvent]) -> Self:
+        """What a streamed cell did, as a whole."""
+        printed = {"stdout": "", "stderr": ""}
+        for name in printed:
+            printed[name] = "".join(e.text for e in events if isinstance(e, CellOutput) and e.stream == name)
+        raised = next((event for event in events if isinstance(event, CellException)), None)
+        end = next(
+            (event for event in events if isinstance(event, CellExit)), CellExit(int(raised is not None))
+        )
+        return cls(
+            results=[event for event in events if isinstance(event, Result)],
+            **printed,
+            error=(raised.traceback or f"{raised.name}: {raised.value}") if raised else None,
+            exit_code=end.exit_code,
+            duration_ms=end.duration_ms,
+            exception=raised,
+        )
+
+    def as_printed(self) -> ExecResult:
+        """As an interpreter that prints its results, and the error at which it stopped, would have left it."""
+        values = "".join(f"{result.text}\n" for result in self.results if result.text is not None)
+        error = f"{self.error}\n" if self.error else ""
+        return ExecResult(self.stdout + values, self.stderr + error, self.exit_code, self.duration_ms)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,17 @@ from typing import Any
 from urllib.parse import quote
 
 from pandastack import errors
-from pandastack._models import ExecEvent, ExecExit, ExecOutput, Json
+from pandastack._models import (
+    CellEvent,
+    CellException,
+    CellExit,
+    CellOutput,
+    ExecEvent,
+    ExecExit,
+    ExecOutput,
+    Json,
+    Result,
+)
 from pandastack._sse import SseEvent
 from pandastack._version import __version__
 
@@ -98,6 +108,9 @@ _INTERPRETERS = {
     "node": ("node -e", "node", ".js"),
 }
 
+KERNEL_LANGUAGES = ("typescript", "r", "java")
+"""Languages that no command line runs as a cell: they need a kernel."""
+
 
 def inline_code(code: str, language: str) -> str | None:
     """The command that runs ``code``, or ``None`` when it is too long for a command line.
@@ -120,7 +133,7 @@ def _interpreter(language: str) -> tuple[str, str, str]:
     try:
         return _INTERPRETERS[language]
     except KeyError:
-        known = ", ".join(_INTERPRETERS)
+        known = ", ".join((*_INTERPRETERS, *KERNEL_LANGUAGES))
         raise ValueError(f"run_code knows {known}; not {language!r}") from None
 
 
@@ -255,6 +268,50 @@ def as_exec_error(error: errors.ServerError) -> errors.PandastackError:
     return error
 
 
+def cell_call(
+    route: str,
+    code: str,
+    timeout_seconds: float | None,
+    env: Mapping[str, str] | None,
+    language: str | None = None,
+) -> Call:
+    """The request that runs a cell."""
+    return Call(
+        "POST",
+        route,
+        json=without_none(
+            code=code,
+            language=language,
+            timeout_ms=None if timeout_seconds is None else round(timeout_seconds * 1000),
+            env=None if env is None else dict(env),
+        ),
+        timeout_seconds=None if timeout_seconds is None else timeout_seconds + EXEC_MARGIN_SECONDS,
+    )
+
+
+def cell_event(event: SseEvent) -> CellEvent | None:
+    """One event of a cell's stream; ``None`` for kinds we do not know.
+
+    Raises:
+        errors.SandboxTimeout: the cell ran out of its time.
+        errors.ServerError: the cell could not be run to its end.
+    """
+    data = _event_data(event)
+    match event.event:
+        case "stdout" | "stderr" as stream:
+            return CellOutput(stream, str(data.get("chunk", "")))
+        case "result":
+            return Result.from_dict(data.get("data") or {})
+        case "exception":
+            return CellException.from_dict(data)
+        case "exit":
+            return CellExit(int(data.get("exit_code", 0) or 0), int(data.get("duration_ms", 0) or 0))
+        case "error":
+            raise _stream_error(event, data)
+        case _:
+            return None
+
+
 def exec_event(event: SseEvent) -> ExecEvent | None:
     """One event of an exec stream; ``None`` for kinds we do not know.
 
@@ -269,16 +326,17 @@ def exec_event(event: SseEvent) -> ExecEvent | None:
         case "exit":
             return ExecExit(int(data.get("exit_code", data.get("exit", 0)) or 0))
         case "error":
-            message = str(data.get("error") or event.data)
-            code = str(data["code"]) if data.get("code") else None
-            error = errors.ServerError(message, code=code)
-            raise (
-                errors.SandboxTimeout(message, code=code)
-                if code == "command_timeout"
-                else as_exec_error(error)
-            )
+            raise _stream_error(event, data)
         case _:
             return None
+
+
+def _stream_error(event: SseEvent, data: Json) -> errors.PandastackError:
+    message = str(data.get("error") or event.data)
+    code = str(data["code"]) if data.get("code") else None
+    if code == "command_timeout":
+        return errors.SandboxTimeout(message, code=code)
+    return as_exec_error(errors.ServerError(message, code=code))
 
 
 def log_text(event: SseEvent) -> str:

@@ -14,6 +14,7 @@ from pandastack import _wire, errors
 from pandastack._models import (
     ExecEvent,
     ExecResult,
+    Execution,
     Json,
     Lifecycle,
     Network,
@@ -129,30 +130,57 @@ class Sandbox(SandboxFields):
     def run_code(
         self, code: str, language: str = "python", timeout_seconds: float | None = None
     ) -> ExecResult:
-        """Run code in a fresh interpreter: ``python bash sh shell javascript node``.
+        """Run code in a fresh interpreter: ``python bash sh shell javascript node``; where the template has kernels
+        for them, also ``typescript r java``.
 
         For state that lasts from cell to cell, and rich results, see ``create_code_context``.
         """
+        if language in _wire.KERNEL_LANGUAGES:
+            return self._run_once(code, language, timeout_seconds)
         command = _wire.inline_code(code, language)
         if command is None:
             path, command = _wire.code_file(language)
             self.filesystem.write(path, code)
         return self.exec(command, timeout_seconds)
 
-    def create_code_context(self, language: str = "python") -> CodeContext:
-        """Start an interpreter that keeps its state from one cell to the next."""
+    def _run_once(self, code: str, language: str, timeout_seconds: float | None) -> ExecResult:
+        wanted = _wire.cell_call(f"{self._route}/repl", code, timeout_seconds, None, language)
+        try:
+            answer = _wire.mapping(self._client.http.request(wanted))
+        except errors.ServerError as error:
+            raise _wire.as_exec_error(error) from error
+        return Execution.from_dict(answer).as_printed()
+
+    def create_code_context(self, language: str = "python", *, cwd: str | None = None) -> CodeContext:
+        """Start an interpreter that keeps its state from one cell to the next.
+
+        Args:
+            language: ``python javascript typescript r java bash``.
+            cwd: the folder it starts in; the user's home by default.
+
+        Raises:
+            BadRequestError: the sandbox has no interpreter for it; says which template has.
+        """
         answer = _wire.mapping(
             self._client.http.request(
                 Call(
                     "POST",
                     f"{self._route}/repl/sessions",
-                    json={"language": language},
+                    json=_wire.without_none(language=language, cwd=cwd),
                     headers=_wire.idempotency(None),
                     timeout_seconds=_wire.CREATE_TIMEOUT_SECONDS,
                 )
             )
         )
         return CodeContext(self._client.http, self.id, str(answer["id"]), language)
+
+    def code_contexts(self) -> builtins.list[CodeContext]:
+        """All interpreters of the sandbox that keep their state, the oldest first."""
+        rows = self._client.http.request(Call("GET", f"{self._route}/repl/sessions"))
+        return [
+            CodeContext(self._client.http, self.id, str(row["id"]), str(row["language"]))
+            for row in rows or ()
+        ]
 
     def logs(
         self, stream: Literal["both", "stdout", "stderr"] = "both", follow: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import closing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -18,6 +18,11 @@ from pandastack.cli._session import Output, SandboxId, session
 Timeout = Annotated[
     str | None,
     typer.Option(metavar="DURATION", help="Kill it after this time; default: the server's limit."),
+]
+
+Language = Annotated[
+    str,
+    typer.Option(help="python, bash, sh, shell, javascript or node; with kernels: typescript, r or java."),
 ]
 
 
@@ -60,7 +65,9 @@ def run_code(
     ctx: typer.Context,
     sandbox_id: SandboxId,
     code: Annotated[str, typer.Argument(help="The code; - reads it from stdin.", show_default=False)],
-    language: Annotated[str, typer.Option(help="python, bash, sh, shell, javascript or node.")] = "python",
+    language: Annotated[
+        str, typer.Option(help="python, bash, sh, shell, javascript or node; typescript, r or java.")
+    ] = "python",
     timeout: Timeout = None,
     output: Output = None,
 ) -> None:
@@ -68,6 +75,8 @@ def run_code(
     from pandastack import _wire
 
     text = sys.stdin.read() if code == "-" else code
+    if language in _wire.KERNEL_LANGUAGES:
+        _run_in_kernel(ctx, sandbox_id, text, language, timeout, output)
     line = _wire.inline_code(text, language)
     if line is None:
         path, line = _wire.code_file(language)
@@ -92,6 +101,20 @@ def register(group: typer.Typer) -> None:
     group.command("exec", cls=PassThrough)(exec_)
     group.command("run-code")(run_code)
     group.command("logs")(logs)
+
+
+def _run_in_kernel(
+    ctx: typer.Context, sandbox_id: str, code: str, language: str, timeout: str | None, output: Any
+) -> NoReturn:
+    found = session(ctx, output)
+    limit = None if timeout is None else _values.seconds(timeout)
+    result = found.sandbox(sandbox_id).run_code(code, language, limit)
+    if found.as_json:
+        print_json(result)
+    else:
+        typer.echo(result.stdout, nl=False)
+        typer.echo(result.stderr, nl=False, err=True)
+    raise typer.Exit(_status(result.exit_code))
 
 
 def _run(ctx: typer.Context, sandbox_id: str, line: str, timeout: str | None, output: Any) -> None:
