@@ -233,7 +233,7 @@ class OutputReader {
   #output(type: "stdout" | "stderr", data: wire.Json): models.ExecOutput {
     const exact = data["base64"];
     if (typeof exact === "string") {
-      const bytes = fromBase64(exact);
+      const bytes = wire.fromBase64(exact);
       return { type, text: this.#decoders[type].decode(bytes, { stream: true }), data: bytes };
     }
     const chunk = String(data["chunk"] ?? "");
@@ -292,14 +292,6 @@ function streamError(event: SseEvent): unknown {
 
 function outputDecoder(): TextDecoder {
   return new TextDecoder("utf-8", { ignoreBOM: true }); // ignored by the decoder, that is: kept in the text
-}
-
-function fromBase64(text: string): Uint8Array {
-  try {
-    return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-  } catch (cause) {
-    throw new errors.ServerError("the output stream holds bytes that cannot be decoded", { cause });
-  }
 }
 
 function withOutput(error: unknown, stdout: string, stderr: string): unknown {

@@ -3,6 +3,8 @@
 import { AuthError } from "./errors.js";
 import type { CreateRetryEvent } from "./retry.js";
 import { env } from "./runtime.js";
+import type { WebSocketConstructor } from "./terminal.js";
+import { jsonObject } from "./wire.js";
 
 /** Where a server runs when nobody says otherwise. */
 export const DEFAULT_API_URL = "http://127.0.0.1:8080";
@@ -10,10 +12,10 @@ const DEFAULT_TIMEOUT_SECONDS = 30;
 const DEFAULT_RETRY_BUDGET_SECONDS = 60;
 
 /**
- * An API key, or a function that gets one, such as from an endpoint of your own. What it gives is kept, and asked for
- * again when the server no longer takes it.
+ * An API key; or a function that gets one; or the address of an endpoint of your own that answers a POST with one, as
+ * text or as JSON `{"token"}`. What it gives is kept, and asked for again when the server no longer takes it.
  */
-export type TokenSource = string | (() => string | Promise<string>);
+export type TokenSource = string | URL | (() => string | Promise<string>);
 
 /** How a client reaches its server. Everything may be left out. */
 export interface ClientOptions {
@@ -36,6 +38,11 @@ export interface ClientOptions {
   onCreateRetry?: ((event: CreateRetryEvent) => void | Promise<void>) | undefined;
   /** Host (and port) that preview URLs hang under. Default: `PANDASTACK_PREVIEW_HOST` or the server's own. */
   previewHost?: string | undefined;
+  /**
+   * What opens terminals where the runtime has no `WebSocket` (Node before 22): that of the package `ws`.
+   * Default: the runtime's own.
+   */
+  webSocket?: WebSocketConstructor | undefined;
   /** How requests are sent, for tests and proxies. Default: the runtime's own `fetch`. */
   fetch?: typeof globalThis.fetch | undefined;
 }
@@ -44,7 +51,7 @@ export interface ClientOptions {
 export interface Settings {
   /** Origin of the API, without a trailing slash. */
   readonly apiUrl: string;
-  readonly token: TokenSource | undefined;
+  readonly token: string | (() => string | Promise<string>) | undefined;
   readonly timeoutSeconds: number;
   readonly retryBudgetSeconds: number;
   readonly previewHost: string | undefined;
@@ -68,7 +75,7 @@ export function resolve(options: ClientOptions): Settings {
   }
   return {
     apiUrl: checkedUrl(url ?? env("PANDASTACK_API") ?? DEFAULT_API_URL),
-    token: typeof token === "string" ? checkedKey(token) : token,
+    token: keySource(token),
     timeoutSeconds,
     retryBudgetSeconds: retryBudget(options.maxCreateRetrySeconds),
     previewHost: options.previewHost ?? env("PANDASTACK_PREVIEW_HOST"),
@@ -114,6 +121,25 @@ export function checkedKey(key: string): string {
     );
   }
   return trimmed;
+}
+
+function keySource(token: TokenSource | undefined): Settings["token"] {
+  if (typeof token === "string") return checkedKey(token);
+  return token instanceof URL ? () => fromEndpoint(token) : token;
+}
+
+async function fromEndpoint(url: URL): Promise<string> {
+  const answer = await globalThis
+    .fetch(url, { method: "POST", redirect: "error" })
+    .catch((cause: unknown) => {
+      throw new AuthError(`the token endpoint ${url.origin}${url.pathname} cannot be reached`, { cause });
+    });
+  const text = await answer.text();
+  if (!answer.ok) {
+    throw new AuthError(`the token endpoint ${url.origin}${url.pathname} answered ${answer.status}`);
+  }
+  const token = jsonObject(text)?.["token"];
+  return typeof token === "string" ? token : text;
 }
 
 function isLoopback(hostname: string): boolean {

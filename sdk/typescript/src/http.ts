@@ -5,6 +5,7 @@ import * as errors from "./errors.js";
 import { RetryPlan } from "./retry.js";
 import { asBytes, concat, isServerSide, sleep } from "./runtime.js";
 import { SseDecoder, type SseEvent } from "./sse.js";
+import { opened, Terminal, type WebSocketConstructor } from "./terminal.js";
 import { VERSION } from "./version.js";
 import { apiError, type Call, decode, isPlatformRefusal } from "./wire.js";
 
@@ -79,11 +80,13 @@ export class Http {
   readonly #settings: Settings; // private for real: it holds the key, and clients get printed
   readonly #fetch: typeof globalThis.fetch;
   readonly #onCreateRetry: ClientOptions["onCreateRetry"];
+  readonly #webSocket: WebSocketConstructor | undefined;
   #key: Promise<string> | undefined;
 
-  constructor(settings: Settings, { fetch, onCreateRetry }: ClientOptions) {
+  constructor(settings: Settings, { fetch, onCreateRetry, webSocket }: ClientOptions) {
     this.#settings = settings;
     this.#onCreateRetry = onCreateRetry;
+    this.#webSocket = webSocket;
     // Looked up at each call, so that a fetch that is replaced later counts; and browsers want it called bare.
     this.#fetch = fetch ?? ((input, init) => globalThis.fetch(input, init));
   }
@@ -152,6 +155,31 @@ export class Http {
         throw cause;
       }
     }
+  }
+
+  /**
+   * A program that is talked to over a WebSocket. The handshake carries the key in the query, since browsers cannot set a header there.
+   *
+   * @throws NetworkError: it did not open; why not, browsers do not say.
+   */
+  async talk(call: Call): Promise<Terminal> {
+    const Socket = this.#webSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
+    if (Socket === undefined) {
+      throw new TypeError("this runtime has no WebSocket: pass { webSocket } with that of the package `ws`");
+    }
+    const key = await this.#currentKey();
+    const query = new URLSearchParams({ ...call.params, access_token: key });
+    const url = address(this.#settings.apiUrl, call.path).replace(/^http/, "ws");
+    call.signal?.throwIfAborted();
+    const socket = new Socket(`${url}?${query}`);
+    const terminal = new Terminal(socket, call.signal); // before it opens: it must not miss a word
+    try {
+      await opened(socket, call.signal);
+    } catch (cause) {
+      call.signal?.throwIfAborted();
+      throw new errors.NetworkError(`no WebSocket to ${this.#settings.apiUrl}`, { cause, sent: false });
+    }
+    return terminal;
   }
 
   async #open(call: Call): Promise<{ pieces: Pieces; watch: Watch }> {

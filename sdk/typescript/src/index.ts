@@ -96,5 +96,6 @@ export {
   type PromoteOptions,
   SandboxesAPI,
 } from "./sandboxes.js";
+export { Terminal, type TerminalOptions, type WebSocketConstructor, type WebSocketLike } from "./terminal.js";
 export { VERSION } from "./version.js";
 export type { CallOptions } from "./wire.js";

@@ -18,12 +18,13 @@ import {
 } from "./commands.js";
 import type { ClientOptions } from "./config.js";
 import { previewUrl } from "./config.js";
-import { NotFoundError, ServerError } from "./errors.js";
+import { ConflictError, NetworkError, NotFoundError, ServerError } from "./errors.js";
 import { type Candidate, type ExploreOptions, type ExploreResult, explore } from "./explore.js";
 import { SandboxFilesystem } from "./filesystem.js";
 import * as models from "./models.js";
 import { asyncDispose } from "./runtime.js";
 import type { CreateOptions, ForkOptions, ForkTreeOptions, PromoteOptions } from "./sandboxes.js";
+import type { Terminal, TerminalOptions } from "./terminal.js";
 import * as wire from "./wire.js";
 
 /** What to read of a sandbox's log. */
@@ -200,6 +201,22 @@ export class Sandbox {
       signal: options.signal,
     });
     return new CodeContext(this.#client.http, this.id, String(wire.object(answer)["id"]), language);
+  }
+
+  /**
+   * Start a login shell, or a command, in a terminal. It ends when the terminal is closed.
+   *
+   * @throws ConflictError: the sandbox does not run.
+   */
+  terminal(options: TerminalOptions = {}): Promise<Terminal> {
+    const { cmd, rows = 24, cols = 80, signal } = options;
+    const size = { rows: String(rows), cols: String(cols) };
+    return this.#talk("pty", cmd === undefined ? size : { ...size, cmd: wire.commandLine(cmd) }, signal);
+  }
+
+  /** Start a command over plain pipes, with stdin, byte for byte. It ends when what is returned is closed. */
+  openProcess(cmd: Command, options: wire.CallOptions = {}): Promise<Terminal> {
+    return this.#talk("stdio", { cmd: wire.commandLine(cmd) }, options.signal);
   }
 
   /** The sandbox's log, line by line. */
@@ -389,6 +406,19 @@ export class Sandbox {
       await this.kill();
     } catch (error) {
       if (!(error instanceof NotFoundError)) throw error;
+    }
+  }
+
+  async #talk(kind: string, params: Record<string, string>, signal: AbortSignal | undefined) {
+    const call: wire.Call = { method: "GET", path: `${this.#route}/exec/${kind}`, params, signal };
+    try {
+      return await this.#client.http.talk(call);
+    } catch (error) {
+      if (!(error instanceof NetworkError)) throw error;
+      // A handshake that is refused says nothing; an ordinary call says why.
+      const { id, status } = await this.refresh(signal ? { signal } : {});
+      if (status !== "running") throw new ConflictError(`sandbox ${id} is ${status}`, { cause: error });
+      throw error;
     }
   }
 

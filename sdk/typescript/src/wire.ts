@@ -251,3 +251,16 @@ function plainMessage(status: number, headers: Headers, body: string): string {
 function weakRandomBytes(): Uint8Array {
   return Uint8Array.from({ length: 16 }, () => Math.floor(Math.random() * 256));
 }
+
+/**
+ * Bytes that came as base64.
+ *
+ * @throws ServerError: it is none.
+ */
+export function fromBase64(text: string): Uint8Array {
+  try {
+    return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  } catch (cause) {
+    throw new errors.ServerError("the output stream holds bytes that cannot be decoded", { cause });
+  }
+}

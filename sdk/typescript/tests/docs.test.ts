@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import type { ServerResponse } from "node:http";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { test, type TestContext } from "node:test";
@@ -17,7 +18,7 @@ async function platform(t: TestContext): Promise<FakeServer> {
   const files = new Map<string, Buffer>();
   let made = 0;
   const child = () => sandboxJson(`sb${++made}`, { metadata: { fork_tree_id: "tree" } });
-  return FakeServer.start(t, (request: Recorded, response) => {
+  const handler = (request: Recorded, response: ServerResponse) => {
     const { pathname, searchParams } = new URL(`http://x${request.url}`);
     const [, , , id, verb, what] = pathname.split("/");
     const body = request.body.length > 0 && request.method === "POST" ? bodyOf(request) : {};
@@ -61,6 +62,10 @@ async function platform(t: TestContext): Promise<FakeServer> {
       default:
         return void response.writeHead(204).end();
     }
+  };
+  return FakeServer.start(t, handler, (peer) => {
+    peer.send(Buffer.from("x"));
+    peer.once("message", () => peer.send('{"exit":3}'));
   });
 }
 
@@ -73,6 +78,10 @@ for (const [name, page] of Object.entries(PAGES)) {
     mkdirSync(folder, { recursive: true });
     t.after(() => rmSync(folder, { recursive: true, force: true }));
     writeFileSync(join(folder, "blocks.mts"), blocks.join("\n"));
+    // Node before 22 has no WebSocket of its own; the page says what to do then.
+    const shim =
+      'import { WebSocket } from "ws"; globalThis.WebSocket ??= WebSocket; await import("./blocks.mjs");';
+    writeFileSync(join(folder, "run.mjs"), shim);
     writeFileSync(
       join(folder, "tsconfig.json"),
       JSON.stringify({
@@ -97,7 +106,7 @@ for (const [name, page] of Object.entries(PAGES)) {
     const server = await platform(t);
     const env = { ...process.env, PANDASTACK_API: server.url, PANDASTACK_API_KEY: "pds_docs" };
     const { spawn } = await import("node:child_process");
-    const run = spawn(process.execPath, [join(folder, "blocks.mjs")], { cwd: folder, env });
+    const run = spawn(process.execPath, [join(folder, "run.mjs")], { cwd: folder, env });
     let printed = "";
     for (const output of [run.stdout, run.stderr]) output.on("data", (piece) => (printed += piece));
     const exitCode = await new Promise((resolve) => run.on("close", resolve));

@@ -3,6 +3,7 @@
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { TestContext } from "node:test";
+import { type WebSocket, WebSocketServer } from "ws";
 import type { ClientOptions } from "../src/config.js";
 import { PandaStack } from "../src/index.js";
 
@@ -27,9 +28,14 @@ export class FakeServer {
     this.url = `http://127.0.0.1:${port}`;
   }
 
-  /** Starts a server that lives as long as the test. */
-  static async start(test: TestContext, handler: Handler): Promise<FakeServer> {
+  /** Starts a server that lives as long as the test; `talk` is the other end of its WebSockets. */
+  static async start(
+    test: TestContext,
+    handler: Handler,
+    talk?: (peer: WebSocket) => unknown,
+  ): Promise<FakeServer> {
     const server = createServer();
+    if (talk) new WebSocketServer({ server }).on("connection", talk);
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const fake = new FakeServer((server.address() as AddressInfo).port);
     server.on("request", async (request, response) => {
