@@ -1,17 +1,13 @@
-// Runs in a folder with the published client from npm: everything its library can do that we have, by its own words.
-//
-// Prints one line a check that passed; ends with a stack trace at the first that does not.
+// Runs in a folder with the published @pandastack/sdk: everything its library can do that we have, by its own words.
 import assert from 'node:assert/strict'
 import { readFile, writeFile } from 'node:fs/promises'
-import { createRequire } from 'node:module'
-import path from 'node:path'
+import { load, run } from './capability.mjs'
 
-const require = createRequire(path.join(process.cwd(), 'index.js'))
-const { Client, Sandbox, ...published } = require('@pandastack/sdk')
+const { Client, Sandbox, ...published } = await load('@pandastack/sdk')
 const { AuthError, BadRequestError, CommandError, NotFoundError, SandboxTimeout, ServerError } = published
 
-const [url, key] = process.argv.slice(2)
-const client = new Client({ apiUrl: url, apiKey: key })
+const { PANDASTACK_API: url, PANDASTACK_API_KEY: key } = process.env
+const client = new Client()
 
 /** `work` rejects with exactly `kind`, with all `parts` in the message. */
 async function fails(kind, work, ...parts) {
@@ -191,22 +187,19 @@ async function unbuilt() {
   }
 }
 
-const sandboxed = (check) => {
-  const run = async () => {
+/** The same check, with a sandbox of its own. */
+function sandboxed(check) {
+  const inner = async () => {
     const sandbox = await client.sandboxes.create({ template: 'base' })
-    await check(sandbox)
-    await gone(sandbox)
+    try {
+      await check(sandbox)
+    } finally {
+      await gone(sandbox)
+    }
   }
-  return { name: check.name, run }
+  return Object.defineProperty(inner, 'name', { value: check.name })
 }
-const plain = (run) => ({ name: run.name, run })
 
-for (const { name, run } of [
-  ...[account, templates, life].map(plain),
-  ...[commands, streams, logs, files, sleep, snapshots, forks].map(sandboxed),
-  plain(unbuilt),
-]) {
-  await run()
-  console.log('ok', name)
-}
+const own = [commands, streams, logs, files, sleep, snapshots, forks].map(sandboxed)
+await run([account, templates, life, ...own, unbuilt])
 process.exit(0)

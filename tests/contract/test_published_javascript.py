@@ -1,4 +1,4 @@
-"""The ``@pandastack/sdk`` package from npm, as it is, against our API: its library. Needs Node.js and the registry."""
+"""The ``@pandastack/sdk`` package from npm, as it is, against our API: its library and its command line. Needs Node.js and the registry."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from tests.contract.fake_platform import fake_platform
 
 PACKAGE = "@pandastack/sdk@0.9.0"
 HERE = Path(__file__).parent
-LIBRARY_CHECKS = (
-    *("account", "templates", "life", "commands", "streams", "logs", "files"),
-    *("sleep", "snapshots", "forks", "unbuilt"),
-)
+PROGRAMS = {
+    "published_javascript.mjs": (
+        *("account", "templates", "life", "commands", "streams", "logs", "files"),
+        *("sleep", "snapshots", "forks", "unbuilt"),
+    ),
+    "published_cli.mjs": (
+        *("account", "templates", "life", "commands", "logs", "files"),
+        *("terminal", "ports", "snapshots", "forks", "unbuilt"),
+    ),
+}
 
 pytestmark = [pytest.mark.needs("node", "npm"), pytest.mark.timeout(600)]
 
@@ -32,21 +38,17 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def checks(package: Path, home: Path, script: str) -> list[str]:
-    """The checks that ``script`` passed; it must end well."""
-    with fake_platform(home) as (url, key):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_published_package_works_unmodified(package: Path, tmp_path: Path, program: str) -> None:
+    with fake_platform(tmp_path) as (url, key):
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
         done = subprocess.run(
-            ["node", HERE / script, url, key],
+            ["node", HERE / program],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=400,
             cwd=package,
-            env={"PATH": os.environ["PATH"], "HOME": str(home)},
+            env={**environment, "PANDASTACK_API": url, "PANDASTACK_API_KEY": key},
             check=False,
         )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [line.removeprefix("ok ") for line in done.stdout.splitlines()]
-
-
-def test_the_published_library_works_unmodified(package: Path, tmp_path: Path) -> None:
-    assert checks(package, tmp_path, "published_javascript.mjs") == list(LIBRARY_CHECKS)
+    assert done.stdout.splitlines() == [f"ok {name}" for name in PROGRAMS[program]], done.stderr
