@@ -1,4 +1,4 @@
-"""The ``@pandastack/sdk`` package from npm, as it is, against our API: its library and its command line. Needs Node.js and the registry."""
+"""The ``@pandastack/sdk`` package from npm, as it is, against our API: library and command line. Needs Node.js, npm."""
 
 from __future__ import annotations
 

@@ -480,7 +480,8 @@ async def _spawn(
     command: Command, cwd: Path
 ) -> tuple[asyncio.subprocess.Process, dict[_Stream, asyncio.StreamReader], asyncio.StreamWriter | None]:
     """The process, what can be read of it, and the terminal it runs in, if it does."""
-    env = {**os.environ, **command.env}
+    # A home of its own: this machine's profile is none of a guest's business, and may take its time.
+    env = {**os.environ, "HOME": str(cwd), **command.env}
     if command.pty is None:
         process = await asyncio.create_subprocess_exec(
             *command.args,

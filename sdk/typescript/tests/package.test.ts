@@ -43,6 +43,7 @@ const FACE = [
   "SnapshotsAPI",
   "TemplateBuildError",
   "TemplatesAPI",
+  "Terminal",
   "TokensAPI",
   "TooLargeError",
   "VERSION",

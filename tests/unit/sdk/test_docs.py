@@ -40,7 +40,8 @@ def test_the_sdk_page_runs() -> None:
 
 
 def _commands() -> list[str]:
-    return [line for block in _blocks("cli.md", "console") for line in block.splitlines()]
+    blocks = [*_blocks("cli.md", "console"), *_blocks("terminals-and-ssh.md", "console")]
+    return [line for block in blocks for line in block.splitlines()]
 
 
 @pytest.mark.parametrize("line", _commands())

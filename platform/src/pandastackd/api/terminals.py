@@ -2,8 +2,8 @@
 
 Of the first three, a binary message is input one way and output the other. Text messages are JSON: the client's
 ``{"resize": {"rows", "cols"}}`` and ``{"eof": true}``; ours ``{"stderr"}`` (over pipes only), and at the end
-``{"exit"}`` or ``{"error", "code"}``. Whatever fails before the program runs is an ordinary error answer to the
-handshake.
+``{"exit"}`` or ``{"error", "code", "status"}``. Whatever fails before the program runs is an ordinary error answer to
+the handshake.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pandastackd.api.multiplex import Multiplex
 from pandastackd.control import Control, Principal, Program
 from pandastackd.errors import Conflict, GuestUnreachable, InvalidRequest, NotFound, PlatformError
 from pandastackd.guest.types import Ended
+from pandastackd.lifecycle import State
 
 router = APIRouter()
 
@@ -96,7 +97,7 @@ async def _guarded(websocket: WebSocket, sandbox_id: str, serve: Serve) -> None:
             await websocket.send_denial_response(error_response(error, request_id_of(websocket)))
             return
         told = await _explained(control, caller, sandbox_id, error)
-        message = {"error": told.message, "code": told.code}
+        message = {"error": told.message, "code": told.code, "status": told.http_status}
         await _close(websocket, message, POLICY if told.http_status < 500 else FAILED)
 
 
@@ -106,12 +107,15 @@ async def _explained(
     """``error``, or why the guest went silent, where that is known: it was deleted, paused, hibernated."""
     if caller is None or not isinstance(error, GuestUnreachable | NotFound):
         return error
+    deleted = NotFound(f"sandbox {sandbox_id} was deleted", code="sandbox_deleted")
     try:
         row = await control.sandboxes.get(caller, sandbox_id)
     except NotFound:
-        return NotFound(f"sandbox {sandbox_id} was deleted", code="sandbox_deleted")
-    if row.state == "running":
+        return deleted
+    if row.state == State.RUNNING:
         return error
+    if row.state == State.STOPPING:
+        return deleted
     return Conflict(
         f"sandbox {sandbox_id} is {row.state}; what ran in this terminal is not attached any more",
         code="not_running",

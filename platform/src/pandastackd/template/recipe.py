@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from pandastackd.errors import InvalidRequest, NotFound
 
-FORMAT = 1
+FORMAT = 2
 """Part of every digest; raised when the same recipe starts to mean another disk."""
 
 DEFAULT_SUITE = "trixie"

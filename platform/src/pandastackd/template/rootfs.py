@@ -86,6 +86,9 @@ def settle(root: Path) -> None:
     # Empty, not missing: the guest agent gives each sandbox its own.
     _write(root / "etc/machine-id", "")
     _write(root / "etc/resolv.conf", "")
+    # Made when the package was installed: every sandbox of the template would have the same.
+    for host_key in (root / "etc/ssh").glob("ssh_host_*_key*"):
+        host_key.unlink()
 
 
 def _write(path: Path, content: str, mode: int = 0o644) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pandastack._async._resources import AsyncTokensAPI as AsyncTokensAPI
     from pandastack._async._sandbox import AsyncSandbox as AsyncSandbox
     from pandastack._async._sandboxes import AsyncSandboxesAPI as AsyncSandboxesAPI
+    from pandastack._async._terminal import AsyncTerminal as AsyncTerminal
     from pandastack._models import Account as Account
     from pandastack._models import CellEvent as CellEvent
     from pandastack._models import CellException as CellException
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from pandastack._sync._resources import TokensAPI as TokensAPI
     from pandastack._sync._sandbox import Sandbox as Sandbox
     from pandastack._sync._sandboxes import SandboxesAPI as SandboxesAPI
+    from pandastack._sync._terminal import Terminal as Terminal
     from pandastack.errors import APIConnectionError as APIConnectionError
     from pandastack.errors import AuthError as AuthError
     from pandastack.errors import BadRequestError as BadRequestError
@@ -104,6 +106,7 @@ __all__ = [
     "AsyncSandboxesAPI",
     "AsyncSnapshotsAPI",
     "AsyncTemplatesAPI",
+    "AsyncTerminal",
     "AsyncTokensAPI",
     "AuthError",
     "BadRequestError",
@@ -153,6 +156,7 @@ __all__ = [
     "Template",
     "TemplateBuildError",
     "TemplatesAPI",
+    "Terminal",
     "Token",
     "TokensAPI",
     "TooLargeError",
@@ -170,6 +174,7 @@ _HOMES = {
     "._async._code": ("AsyncCodeContext",),
     "._async._commands": ("AsyncSandboxCommands",),
     "._async._explore": ("AsyncBranchOutcome", "AsyncCandidate", "AsyncExploreResult", "async_explore"),
+    "._async._terminal": ("AsyncTerminal",),
     "._async._filesystem": ("AsyncSandboxFilesystem",),
     "._async._resources": ("AsyncSnapshotsAPI", "AsyncTemplatesAPI", "AsyncTokensAPI"),
     "._async._sandbox": ("AsyncSandbox",),
@@ -202,6 +207,7 @@ _HOMES = {
     "._sync._commands": ("SandboxCommands",),
     "._sync._defaults": ("get_default_client", "set_default_client"),
     "._sync._explore": ("BranchOutcome", "Candidate", "ExploreResult", "explore"),
+    "._sync._terminal": ("Terminal",),
     "._sync._filesystem": ("SandboxFilesystem",),
     "._sync._resources": ("SnapshotsAPI", "TemplatesAPI", "TokensAPI"),
     "._sync._sandbox": ("Sandbox",),

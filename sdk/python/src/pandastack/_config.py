@@ -162,6 +162,16 @@ def keepalive_options() -> list[tuple[int, int, int]]:
     return options
 
 
+SOCKET_OPTIONS: dict[str, Any] = {
+    # What a program prints in one piece comes in one message, and the server bounds that.
+    "max_size": None,
+    "compression": None,
+    # While a program takes no input the server reads nothing, not even pings, for up to a minute.
+    "ping_timeout": 90,
+}
+"""How WebSockets are opened."""
+
+
 def _one_of(what: str, **spellings: str | None) -> str | None:
     given = {name: value for name, value in spellings.items() if value}
     if len(set(given.values())) > 1:

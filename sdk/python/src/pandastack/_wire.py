@@ -242,6 +242,12 @@ def api_error(status: int, headers: Mapping[str, str], body: bytes) -> errors.Pa
     return _error_class(status)(message, **about)
 
 
+def socket_error(said: Json) -> errors.PandastackError:
+    """The exception for an error that was told over a WebSocket."""
+    status = said.get("status")
+    return api_error(status if isinstance(status, int) else 500, {}, json.dumps(dict(said)).encode())
+
+
 def is_platform_refusal(body: bytes) -> bool:
     """Whether a refusal has the platform's own error body, which a load balancer's has not."""
     try:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from pandastack import _wire, errors
-from pandastack._async._runtime import CancelEvent, call, wait
+from pandastack._async._runtime import CancelEvent, call, open_socket, wait
 from pandastack._config import Settings, keepalive_options, proxy_for
 from pandastack._retry import CreateRetryEvent, Refusal, RetryPlan
 from pandastack._sse import SseDecoder, SseError, SseEvent
 from pandastack._wire import Call
+
+if TYPE_CHECKING:
+    from pandastack._async._terminal import AsyncTerminal
 
 # Below the five seconds after which common servers close an idle connection: none is used while it closes.
 _IDLE_CONNECTION_SECONDS = 4.0
@@ -134,6 +137,36 @@ class AsyncHttp:
                         yield event
                 except SseError as error:
                     raise errors.ServerError(str(error)) from error
+
+    async def talk(self, path: str, params: dict[str, str]) -> AsyncTerminal:
+        """A program that is started and talked to over a WebSocket to ``path``.
+
+        Raises:
+            PandastackError: the server refused it, or cannot be reached.
+        """
+        from websockets.exceptions import InvalidStatus, WebSocketException  # late: few programs need it
+
+        from pandastack._async._terminal import AsyncTerminal
+
+        request = self._build(Call("GET", path, params=params))
+        url = request.url.copy_with(scheme=request.url.scheme.replace("http", "ws"))
+        headers = {name: request.headers[name] for name in ("authorization", "user-agent")}
+        where, limit = self._settings.api_url, self._settings.timeout_seconds
+        try:
+            return AsyncTerminal(
+                await open_socket(str(url), headers, proxy=proxy_for(self._settings), timeout_seconds=limit)
+            )
+        except InvalidStatus as error:
+            answer = error.response
+            raise _wire.api_error(answer.status_code, answer.headers, bytes(answer.body or b"")) from error
+        except TimeoutError as error:
+            raise errors.RequestTimeout(f"{where} did not answer in time", sent=False) from error
+        except OSError as error:
+            raise errors.ConnectionError(
+                f"cannot reach {where} ({error}): is the server running?", sent=False
+            ) from error
+        except WebSocketException as error:
+            raise errors.ConnectionError(f"the connection to {where} broke: {error}") from error
 
     async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
         with self._translated():

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, ParamSpec, Protocol, TypeVar, TypeVarTuple
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
+
+from pandastack._config import SOCKET_OPTIONS
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+    Socket: TypeAlias = ClientConnection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,6 +63,17 @@ async def parallel(function: Callable[[A], Awaitable[B]], arguments: list[A], li
         for index, argument in enumerate(arguments):
             group.start_soon(one, index, argument)
     return [results[index] for index in range(len(arguments))]
+
+
+async def open_socket(
+    url: str, headers: Mapping[str, str], *, proxy: str | None, timeout_seconds: float
+) -> Socket:
+    """A WebSocket. Raises OSError, TimeoutError, WebSocketException."""
+    from websockets.asyncio.client import connect  # late: few programs need it
+
+    return await connect(
+        url, additional_headers=headers, proxy=proxy, open_timeout=timeout_seconds, **SOCKET_OPTIONS
+    )
 
 
 async def as_chunks(content: AsyncIterable[bytes] | Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -33,6 +33,7 @@ from pandastack._wire import STATE_TIMEOUT_SECONDS, Call
 if TYPE_CHECKING:
     from pandastack._async._client import AsyncPandaStack
     from pandastack._async._explore import AsyncCandidate, AsyncExploreResult
+    from pandastack._async._terminal import AsyncTerminal
 
 
 @dataclass
@@ -183,6 +184,22 @@ class AsyncSandbox(SandboxFields):
             AsyncCodeContext(self._client.http, self.id, str(row["id"]), str(row["language"]))
             for row in rows or ()
         ]
+
+    async def terminal(
+        self, cmd: str | Sequence[str] | None = None, *, rows: int = 24, cols: int = 80
+    ) -> AsyncTerminal:
+        """Start a login shell, or a command, in a terminal of that size. It ends when the terminal is closed.
+
+        Raises:
+            BadRequestError: the size makes no sense, or the sandbox does not run.
+        """
+        size = {"rows": str(rows), "cols": str(cols)}
+        query = size if cmd is None else {"cmd": _wire.command_line(cmd), **size}
+        return await self._client.http.talk(f"{self._route}/exec/pty", query)
+
+    async def open_process(self, cmd: str | Sequence[str]) -> AsyncTerminal:
+        """Start a command over plain pipes, with stdin, byte for byte. It ends when what is returned is closed."""
+        return await self._client.http.talk(f"{self._route}/exec/stdio", {"cmd": _wire.command_line(cmd)})
 
     async def logs(
         self, stream: Literal["both", "stdout", "stderr"] = "both", follow: bool = False

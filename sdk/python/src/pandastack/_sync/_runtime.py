@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, Protocol, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, TypeVarTuple
+
+from pandastack._config import SOCKET_OPTIONS
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+    Socket: TypeAlias = ClientConnection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +50,17 @@ def parallel(function: Callable[[A], B], arguments: list[A], limit: int) -> list
     """``function`` of every argument, at most ``limit`` at once, results in order."""
     with ThreadPoolExecutor(max_workers=limit, thread_name_prefix="pandastack") as pool:
         return list(pool.map(function, arguments))
+
+
+def open_socket(url: str, headers: Mapping[str, str], *, proxy: str | None, timeout_seconds: float) -> Socket:
+    """A WebSocket. Raises OSError, TimeoutError, WebSocketException."""
+    from websockets.sync.client import connect  # late: few programs need it
+
+    # Entered, and never left: closing it is its owner's affair.
+    socket: Socket = connect(
+        url, additional_headers=headers, proxy=proxy, open_timeout=timeout_seconds, **SOCKET_OPTIONS
+    ).__enter__()
+    return socket
 
 
 def as_chunks(content: Iterable[bytes]) -> Iterator[bytes]:

@@ -34,6 +34,7 @@ from pandastack._wire import STATE_TIMEOUT_SECONDS, Call
 if TYPE_CHECKING:
     from pandastack._sync._client import PandaStack
     from pandastack._sync._explore import Candidate, ExploreResult
+    from pandastack._sync._terminal import Terminal
 
 
 @dataclass
@@ -181,6 +182,20 @@ class Sandbox(SandboxFields):
             CodeContext(self._client.http, self.id, str(row["id"]), str(row["language"]))
             for row in rows or ()
         ]
+
+    def terminal(self, cmd: str | Sequence[str] | None = None, *, rows: int = 24, cols: int = 80) -> Terminal:
+        """Start a login shell, or a command, in a terminal of that size. It ends when the terminal is closed.
+
+        Raises:
+            BadRequestError: the size makes no sense, or the sandbox does not run.
+        """
+        size = {"rows": str(rows), "cols": str(cols)}
+        query = size if cmd is None else {"cmd": _wire.command_line(cmd), **size}
+        return self._client.http.talk(f"{self._route}/exec/pty", query)
+
+    def open_process(self, cmd: str | Sequence[str]) -> Terminal:
+        """Start a command over plain pipes, with stdin, byte for byte. It ends when what is returned is closed."""
+        return self._client.http.talk(f"{self._route}/exec/stdio", {"cmd": _wire.command_line(cmd)})
 
     def logs(
         self, stream: Literal["both", "stdout", "stderr"] = "both", follow: bool = False

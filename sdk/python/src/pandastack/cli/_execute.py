@@ -114,7 +114,7 @@ def _run_in_kernel(
     else:
         typer.echo(result.stdout, nl=False)
         typer.echo(result.stderr, nl=False, err=True)
-    raise typer.Exit(_status(result.exit_code))
+    raise typer.Exit(status_of(result.exit_code))
 
 
 def _run(ctx: typer.Context, sandbox_id: str, line: str, timeout: str | None, output: Any) -> None:
@@ -124,7 +124,7 @@ def _run(ctx: typer.Context, sandbox_id: str, line: str, timeout: str | None, ou
     if found.as_json:
         result = sandbox.exec(line, limit)
         print_json(result)
-        raise typer.Exit(_status(result.exit_code))
+        raise typer.Exit(status_of(result.exit_code))
     sinks = {"stdout": typer.get_binary_stream("stdout"), "stderr": typer.get_binary_stream("stderr")}
     with closing(sandbox.exec_events(line, limit)) as events:
         for event in events:
@@ -133,9 +133,10 @@ def _run(ctx: typer.Context, sandbox_id: str, line: str, timeout: str | None, ou
                 sink.write(event.data)
                 sink.flush()
             else:
-                raise typer.Exit(_status(event.exit_code))
+                raise typer.Exit(status_of(event.exit_code))
 
 
-def _status(exit_code: int) -> int:
+def status_of(exit_code: int) -> int:
+    """The exit status that tells a shell how a command in a sandbox ended."""
     # A negative code names the signal that ended the command, which shells tell as 128 + its number.
     return 128 - exit_code if exit_code < 0 else exit_code & 0xFF

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from pandastack.cli import _account, _copy, _execute, _fs, _mcp, _network, _registries, _sandbox, _state
+from pandastack.cli import (
+    _account,
+    _copy,
+    _execute,
+    _fs,
+    _mcp,
+    _network,
+    _registries,
+    _sandbox,
+    _shell,
+    _ssh,
+    _state,
+)
 from pandastack.cli._errors import ReportingGroup
 from pandastack.cli._session import Output, OutputFormat, Session
 
@@ -40,6 +52,8 @@ def settings(
 _state.register(_sandbox.group)
 _network.register(_sandbox.group)
 _execute.register(_sandbox.group)
+_shell.register(app, _sandbox.group)
+_ssh.register(app, _sandbox.group)
 for group, name, short in (
     (_sandbox.group, "sandbox", "sb"),
     (_registries.templates, "template", "tpl"),
