@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -18,10 +18,9 @@ import pytest
 
 from pandastackd.config import Settings
 from pandastackd.network.addresses import guest_network_arguments
-from pandastackd.programs import find_program
 from pandastackd.template import debian
 from pandastackd.template.image import make_image
-from pandastackd.template.initramfs import build_initramfs
+from pandastackd.template.initramfs import GuestPrograms, build_initramfs
 from pandastackd.template.kernel import Kernel, fetch_kernel
 from pandastackd.template.recipe import DEFAULT_SUITE
 from pandastackd.vmm.qemu_command import CONTROL_MAC, DATA_MAC, TCG, kernel_cmdline
@@ -90,7 +89,7 @@ def boot(parts: Parts, tmp_path: Path) -> Boot:
         script = tmp_path / "agent"
         script.write_text(f"#!/bin/sh\n{agent}\n")
         initramfs = tmp_path / "initramfs"
-        build_initramfs(find_program("guest-init"), script, parts.kernel.modules, initramfs)
+        build_initramfs(replace(GuestPrograms.built(), agent=script), parts.kernel.modules, initramfs)
         arguments = guest_network_arguments() if network is None else network
         command = [*QEMU, "-kernel", str(parts.kernel.bzimage), "-initrd", str(initramfs)]
         command += ["-append", kernel_cmdline(arguments, TCG, measure_tsc_khz())]
@@ -150,7 +149,7 @@ def test_the_agent_finds_a_machine_set_up(boot: Boot, macs: tuple[str, str]) -> 
     assert "/dev/vda / ext4 rw,noatime" in seen["mounts"]
     assert "cgroup2 /sys/fs/cgroup cgroup2" in seen["mounts"]
     assert "/tmp " not in seen["mounts"], "/tmp belongs on the disk, where space is"
-    assert seen["inits"] == "guest-agent identity init"
+    assert seen["inits"] == "guest-agent identity init kernel-random.so"
 
 
 def test_the_end_is_orderly_and_leaves_a_clean_disk(boot: Boot, tmp_path: Path) -> None:

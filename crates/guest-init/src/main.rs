@@ -1,7 +1,7 @@
 //! `guest-init`: the first process of every sandbox, in two stages of one small static binary.
 //!
-//! Stage 1 is `/init` of the initramfs. It loads the virtio drivers, waits for the disk, mounts it, carries itself and
-//! the guest agent over on a tmpfs and switches to the disk. Stage 2 is PID 1 of the running sandbox: it mounts the
+//! Stage 1 is `/init` of the initramfs. It loads the virtio drivers, waits for the disk, mounts it, carries itself, the
+//! guest agent and the OpenSSL provider over on a tmpfs and switches to the disk. Stage 2 is PID 1 of the running sandbox: it mounts the
 //! pseudo file systems, brings the network up, gives the control NIC a network namespace of its own, and from then on
 //! supervises the guest agent, reaps orphans and shuts the machine down on SIGTERM.
 //!
@@ -24,7 +24,7 @@ use failure::{Context, Failure};
 
 /// What stage 1 passes to stage 2 as its only argument.
 const STAGE2: &str = "stage2";
-/// Directory on the tmpfs `/run` that holds this binary and the guest agent while the sandbox runs.
+/// Directory on the tmpfs `/run` that holds what the initramfs brought while the sandbox runs.
 const CARRIED: &str = "/run/pandastack";
 
 fn main() {

@@ -20,7 +20,11 @@ const DISK: &str = "/dev/vda";
 const DISK_DEADLINE: Duration = Duration::from_secs(10);
 const NEW_ROOT: &str = "/newroot";
 /// What the initramfs carries for the running sandbox: (where it is, its name afterwards).
-const CARGO: [(&str, &str); 2] = [("/init", "init"), ("/guest-agent", "guest-agent")];
+const CARGO: [(&str, &str); 3] = [
+    ("/init", "init"),
+    ("/guest-agent", "guest-agent"),
+    ("/kernel-random.so", "kernel-random.so"),
+];
 
 /// Runs stage 1; comes back only when something failed.
 pub fn run() -> Result<Infallible, Failure> {
@@ -90,7 +94,7 @@ fn mount_disk() -> Result<(), Failure> {
     .doing(format_args!("mount the disk {DISK} as ext4"))
 }
 
-/// Copies this binary and the guest agent to a tmpfs of the new root, which does not contain them itself.
+/// Copies what we brought to a tmpfs of the new root, which does not contain it itself.
 fn carry_over() -> Result<(), Failure> {
     let run = format!("{NEW_ROOT}/run");
     fs::create_dir_all(&run).doing(format_args!("make {run}"))?;
@@ -128,7 +132,8 @@ fn switch_root() -> Result<(), Failure> {
         .doing(format_args!("move {from} to {to}"))?;
     }
     let _ = fs::remove_dir_all("/modules");
-    for file in ["/modules.list", "/init", "/guest-agent"] {
+    let _ = fs::remove_file("/modules.list");
+    for (file, _) in CARGO {
         let _ = fs::remove_file(file);
     }
     chdir(NEW_ROOT).doing(format_args!("enter {NEW_ROOT}"))?;

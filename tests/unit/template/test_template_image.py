@@ -123,3 +123,4 @@ async def test_a_fresh_root_has_no_trace_of_the_host(tmp_path: Path) -> None:
     assert (tmp_path / "etc/machine-id").read_text() == ""
     assert not (tmp_path / "etc/resolv.conf").is_symlink()
     assert (tmp_path / "etc/sudoers.d/user").stat().st_mode & 0o777 == 0o440
+    assert ".include = /etc/ssl/openssl.cnf" in (tmp_path / "usr/lib/ssl/openssl.cnf").read_text()

@@ -15,7 +15,7 @@ import pytest
 
 from pandastackd.errors import HostFailure
 from pandastackd.template import debian
-from pandastackd.template.initramfs import build_initramfs
+from pandastackd.template.initramfs import GuestPrograms, build_initramfs
 from pandastackd.template.kernel import Kernel, boot_files, copy_modules, extract_vmlinux
 from pandastackd.template.recipe import DEFAULT_SUITE
 
@@ -106,22 +106,23 @@ def test_a_kernel_without_a_needed_module_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> tuple[Path, Path, list[Path]]:
-    init, agent = tmp_path / "an-init", tmp_path / "an-agent"
-    init.write_bytes(b"init!")
-    agent.write_bytes(b"agent")
+def parts(tmp_path: Path) -> tuple[GuestPrograms, list[Path]]:
+    programs = GuestPrograms(tmp_path / "an-init", tmp_path / "an-agent", tmp_path / "a-library")
+    programs.init.write_bytes(b"init!")
+    programs.agent.write_bytes(b"agent")
+    programs.random.write_bytes(b"library")
     modules = [tmp_path / "zz.ko", tmp_path / "aa.ko"]
     for path in modules:
         path.write_bytes(path.name.encode())
-    return init, agent, modules
+    return programs, modules
 
 
 def test_the_initramfs_is_an_archive_that_others_read(
-    parts: tuple[Path, Path, list[Path]], tmp_path: Path
+    parts: tuple[GuestPrograms, list[Path]], tmp_path: Path
 ) -> None:
-    init, agent, modules = parts
+    programs, modules = parts
     out = tmp_path / "initramfs"
-    build_initramfs(init, agent, modules, out)
+    build_initramfs(programs, modules, out)
     if shutil.which("cpio") is None:
         pytest.skip("needs the program cpio")
     archive = gzip.decompress(out.read_bytes())
@@ -129,6 +130,7 @@ def test_the_initramfs_is_an_archive_that_others_read(
     rows = {line.split()[-1]: line for line in listing.stdout.decode().splitlines()}
     assert rows["init"].startswith("-rwxr-xr-x")
     assert rows["guest-agent"].startswith("-rwxr-xr-x")
+    assert rows["kernel-random.so"].startswith("-rw-r--r--")
     assert rows["modules"].startswith("drwxr-xr-x")
     assert rows["dev/console"].startswith("crw-------")
     unpacked = tmp_path / "unpacked"
@@ -146,47 +148,50 @@ def test_the_initramfs_is_an_archive_that_others_read(
     assert (unpacked / "modules" / "aa.ko").read_bytes() == b"aa.ko"
 
 
-def test_equal_content_gives_an_equal_initramfs(parts: tuple[Path, Path, list[Path]], tmp_path: Path) -> None:
-    init, agent, modules = parts
-    first = build_initramfs(init, agent, modules, tmp_path / "first")
-    init.touch()
-    assert build_initramfs(init, agent, modules, tmp_path / "second") == first
+def test_equal_content_gives_an_equal_initramfs(
+    parts: tuple[GuestPrograms, list[Path]], tmp_path: Path
+) -> None:
+    programs, modules = parts
+    first = build_initramfs(programs, modules, tmp_path / "first")
+    programs.init.touch()
+    assert build_initramfs(programs, modules, tmp_path / "second") == first
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
-    assert build_initramfs(init, agent, modules[::-1], tmp_path / "third") != first
-    agent.write_bytes(b"other")
-    assert build_initramfs(init, agent, modules, tmp_path / "fourth") != first
+    assert build_initramfs(programs, modules[::-1], tmp_path / "third") != first
+    programs.agent.write_bytes(b"other")
+    assert build_initramfs(programs, modules, tmp_path / "fourth") != first
 
 
 @pytest.mark.anyio
 async def test_boot_files_are_made_once_and_named_by_their_content(
-    parts: tuple[Path, Path, list[Path]], tmp_path: Path
+    parts: tuple[GuestPrograms, list[Path]], tmp_path: Path
 ) -> None:
-    init, agent, modules = parts
+    programs, modules = parts
     kernels = tmp_path / "kernel"
     kernels.mkdir()
     (kernels / "vmlinux").write_bytes(ELF)
     (kernels / "bzImage").write_bytes(b"bz")
     kernel = Kernel("6.0", kernels / "vmlinux", kernels / "bzImage", tuple(modules))
-    made = await boot_files(kernel, init, agent, kernels)
+    made = await boot_files(kernel, programs, kernels)
     inode = made.initramfs.stat().st_ino
-    again = await boot_files(kernel, init, agent, kernels)
+    again = await boot_files(kernel, programs, kernels)
     assert again == made
     assert again.initramfs.stat().st_ino == inode, "it was made twice"
     assert made.vmlinux.read_bytes() == ELF
     assert json.loads((made.bzimage.parent / "manifest.json").read_text())["release"] == "6.0"
-    agent.write_bytes(b"other")
-    assert (await boot_files(kernel, init, agent, kernels)).digest != made.digest
+    programs.agent.write_bytes(b"other")
+    assert (await boot_files(kernel, programs, kernels)).digest != made.digest
     assert not [path for path in kernels.iterdir() if path.name.startswith(".")], "half-made folders are left"
 
 
 @pytest.mark.anyio
 async def test_a_missing_binary_says_how_to_build_it(
-    parts: tuple[Path, Path, list[Path]], tmp_path: Path
+    parts: tuple[GuestPrograms, list[Path]], tmp_path: Path
 ) -> None:
-    init, _, modules = parts
-    kernel = Kernel("6.0", init, init, tuple(modules))
-    with pytest.raises(HostFailure, match="make setup"):
-        await boot_files(kernel, init, tmp_path / "nothing", tmp_path)
+    programs, modules = parts
+    kernel = Kernel("6.0", programs.init, programs.init, tuple(modules))
+    programs.random.unlink()
+    with pytest.raises(HostFailure, match=r"a-library is missing.*make setup"):
+        await boot_files(kernel, programs, tmp_path)
 
 
 @pytest.mark.anyio

@@ -23,6 +23,7 @@ from pandastackd.template import debian, tools
 from pandastackd.template.bake import OpenBench, run_commands
 from pandastackd.template.debian import Archive
 from pandastackd.template.image import TIMESTAMP, add_tree, copy_image
+from pandastackd.template.initramfs import GuestPrograms
 from pandastackd.template.kernel import BootFiles, boot_files, fetch_kernel
 from pandastackd.template.recipe import DEFAULT_SUITE, Recipe
 from pandastackd.template.rootfs import make_rootfs
@@ -54,8 +55,7 @@ class TemplateBuilder:
 
     Args:
         places: where to work.
-        init: the static ``guest-init`` binary.
-        agent: the static ``guest-agent`` binary.
+        programs: what every guest gets beside its disk.
         mirror: base address of a Debian archive; by default the one that the host's apt uses.
         kernel_suite: code name of the Debian release whose kernel all guests get.
     """
@@ -64,14 +64,12 @@ class TemplateBuilder:
         self,
         places: Places,
         *,
-        init: Path,
-        agent: Path,
+        programs: GuestPrograms,
         mirror: str | None = None,
         kernel_suite: str = DEFAULT_SUITE,
     ) -> None:
         self._places = places
-        self._init = init
-        self._agent = agent
+        self._programs = programs
         self._mirror = mirror
         self._kernel_suite = kernel_suite
 
@@ -83,7 +81,7 @@ class TemplateBuilder:
         """
         archive = await debian.archive(self._kernel_suite, mirror=self._mirror)
         kernel = await fetch_kernel(archive, self._places.kernels, progress=progress)
-        return await boot_files(kernel, self._init, self._agent, self._places.kernels)
+        return await boot_files(kernel, self._programs, self._places.kernels)
 
     def image_of(self, recipe: Recipe) -> Path:
         """Where a recipe's root file system is, or will be."""

@@ -1,4 +1,4 @@
-"""The initramfs: a newc archive of our init, the guest agent and the kernel modules.
+"""The initramfs: a newc archive of our programs and the kernel modules.
 
 The same content always gives the same archive, byte for byte: entries are sorted, owned by root and dated 0.
 So the digest of the archive is the digest of what is in it.
@@ -10,36 +10,80 @@ import gzip
 import hashlib
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+from pandastackd.errors import HostFailure
+from pandastackd.programs import find_program
 
 MODULE_LIST = "modules.list"
 
 
-def build_initramfs(init: Path, agent: Path, modules: Sequence[Path], out: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class GuestPrograms:
+    """What we bring into every guest; none of it is on a guest's disk.
+
+    Attributes:
+        init: the static ``guest-init`` binary; becomes ``/init``.
+        agent: the static ``guest-agent`` binary; becomes ``/guest-agent``.
+        random: the OpenSSL provider that draws from the kernel; becomes ``/kernel-random.so``.
+    """
+
+    init: Path
+    agent: Path
+    random: Path
+
+    @classmethod
+    def built(cls) -> Self:
+        """Those of this checkout or installation.
+
+        Raises:
+            HostFailure: one was never built; says how.
+        """
+        return cls(
+            find_program("guest-init"), find_program("guest-agent"), find_program("libopenssl_random.so")
+        )
+
+    def require(self) -> None:
+        """See that all are there.
+
+        Raises:
+            HostFailure: one is not; says how to build it.
+        """
+        for program in (self.init, self.agent, self.random):
+            if not program.is_file():
+                raise HostFailure(
+                    f"{program} is missing, so no guest can boot; run: make setup",
+                    code="guest_binary_missing",
+                )
+
+
+def build_initramfs(programs: GuestPrograms, modules: Sequence[Path], out: Path) -> str:
     """Writes a compressed initramfs.
 
     Args:
-        init: the static ``guest-init`` binary; becomes ``/init``.
-        agent: the static ``guest-agent`` binary; becomes ``/guest-agent``.
+        programs: what goes into it beside the modules.
         modules: uncompressed kernel modules in the order in which they must be loaded.
         out: the file to write.
 
     Returns:
         The sha256 of the uncompressed archive: equal for equal content, whatever compressed it.
     """
-    archive = b"".join(_archive(init, agent, modules))
+    archive = b"".join(_archive(programs, modules))
     # Level 1: the guest pays for unpacking once a bake, the host for packing once a build.
     out.write_bytes(gzip.compress(archive, compresslevel=1, mtime=0))
     return hashlib.sha256(archive).hexdigest()
 
 
-def _archive(init: Path, agent: Path, modules: Sequence[Path]) -> Iterator[bytes]:
+def _archive(programs: GuestPrograms, modules: Sequence[Path]) -> Iterator[bytes]:
     directory, program, plain = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755, stat.S_IFREG | 0o644
     order = "".join(f"{module.name}\n" for module in modules).encode()
     entries: list[tuple[str, int, bytes]] = [(name, directory, b"") for name in ("dev", "modules", "newroot")]
     entries += [
-        ("guest-agent", program, agent.read_bytes()),
-        ("init", program, init.read_bytes()),
+        ("guest-agent", program, programs.agent.read_bytes()),
+        ("init", program, programs.init.read_bytes()),
+        ("kernel-random.so", plain, programs.random.read_bytes()),
         (MODULE_LIST, plain, order),
     ]
     entries += [(f"modules/{module.name}", plain, module.read_bytes()) for module in modules]

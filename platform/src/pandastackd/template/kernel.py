@@ -29,7 +29,7 @@ from anyio import to_thread
 from pandastackd.errors import HostFailure
 from pandastackd.template import tools
 from pandastackd.template.debian import Archive
-from pandastackd.template.initramfs import build_initramfs
+from pandastackd.template.initramfs import GuestPrograms, build_initramfs
 
 PACKAGE = "linux-image-cloud-amd64"
 NEEDED_MODULES = (
@@ -98,30 +98,21 @@ def _read(home: Path) -> Kernel:
     return Kernel(manifest["release"], home / "vmlinux", home / "bzImage", modules)
 
 
-async def boot_files(kernel: Kernel, init: Path, agent: Path, kernels: Path) -> BootFiles:
-    """Packs the kernel with our init and agent; the same inputs give the same folder, made once.
+async def boot_files(kernel: Kernel, programs: GuestPrograms, kernels: Path) -> BootFiles:
+    """Packs the kernel with what we bring; the same inputs give the same folder, made once.
 
     Raises:
-        HostFailure: ``init`` or ``agent`` is not there; says how to build it.
+        HostFailure: a program is not there; says how to build it.
     """
-    for program in (init, agent):
-        if not program.is_file():
-            raise HostFailure(
-                f"{program} is missing, so no guest can boot; run: make setup", code="guest_binary_missing"
-            )
-    return await to_thread.run_sync(_pack, kernel, init, agent, kernels)
+    programs.require()
+    return await to_thread.run_sync(_pack, kernel, programs, kernels)
 
 
-def _pack(kernel: Kernel, init: Path, agent: Path, kernels: Path) -> BootFiles:
-    for program in (init, agent):
-        if not program.is_file():
-            raise HostFailure(
-                f"{program} is missing, so no guest can boot; run: make setup", code="guest_binary_missing"
-            )
+def _pack(kernel: Kernel, programs: GuestPrograms, kernels: Path) -> BootFiles:
     with tempfile.TemporaryDirectory(dir=kernels, prefix=".pack-") as scratch:
         out = Path(scratch) / "out"
         out.mkdir()
-        archive = build_initramfs(init, agent, kernel.modules, out / "initramfs.cpio.gz")
+        archive = build_initramfs(programs, kernel.modules, out / "initramfs.cpio.gz")
         image = hashlib.sha256(kernel.bzimage.read_bytes()).hexdigest()
         digest = hashlib.sha256(f"{image} {archive}".encode()).hexdigest()[:32]
         home = kernels / digest

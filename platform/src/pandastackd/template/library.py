@@ -25,11 +25,11 @@ from pandastackd.agent.rooms import Rooms
 from pandastackd.agent.workbench import Workbench, workbench
 from pandastackd.disk.atomic import empty_directory
 from pandastackd.errors import HostFailure, NotFound, PlatformError
-from pandastackd.programs import find_program
 from pandastackd.snapshot import About, Kind, Snapshot, describe
 from pandastackd.snapshot.manifest import NETWORK_VERSION
 from pandastackd.template.bake import warm_up
 from pandastackd.template.build import Places, TemplateBuilder
+from pandastackd.template.initramfs import GuestPrograms
 from pandastackd.template.kernel import BootFiles
 from pandastackd.template.recipe import Catalog, Recipe, load_catalog
 from pandastackd.template.tools import Progress
@@ -53,9 +53,7 @@ class TemplateLibrary:
         cache = rooms.settings.cache_dir
         self._lock_file = cache / "lock"
         self._places = Places(cache / "kernel", cache / "rootfs", cache / "staging", cache / "downloads")
-        self._builder = TemplateBuilder(
-            self._places, init=find_program("guest-init"), agent=find_program("guest-agent")
-        )
+        self._builder = TemplateBuilder(self._places, programs=GuestPrograms.built())
 
     @classmethod
     def of(cls, rooms: Rooms, progress: Progress) -> Self:

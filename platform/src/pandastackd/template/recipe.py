@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from pandastackd.errors import InvalidRequest, NotFound
 
-FORMAT = 2
+FORMAT = 3
 """Part of every digest; raised when the same recipe starts to mean another disk."""
 
 DEFAULT_SUITE = "trixie"

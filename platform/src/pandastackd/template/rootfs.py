@@ -25,6 +25,34 @@ _LEFT_OUT = (
 _KEPT = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
 _DOWNLOADS = "/var/cache/apt/archives"
 
+_OPENSSL_CONFIG = "/usr/lib/ssl/openssl.cnf"
+_KERNEL_RANDOM = """\
+# What OpenSSL reads first: the system's configuration, and that every random byte comes from the kernel. OpenSSL's own
+# generator keeps its state in each process, where the children of a forked sandbox would share it.
+.include = /etc/ssl/openssl.cnf
+
+[default]
+nodejs_conf = openssl_init
+
+[openssl_init]
+providers = provider_sect
+random = kernel_random
+
+[provider_sect]
+default = default_sect
+kernel-random = kernel_random_provider
+
+[default_sect]
+activate = 1
+
+[kernel_random_provider]
+module = /run/pandastack/kernel-random.so
+activate = 1
+
+[kernel_random]
+random = KERNEL-RANDOM
+"""
+
 
 async def make_rootfs(
     archive: Archive,
@@ -74,6 +102,8 @@ def _options(packages: tuple[str, ...], downloads: Path) -> list[str]:
         f"--setup-hook=sync-in {downloads} {_DOWNLOADS}",
         f"--customize-hook=sync-out {_DOWNLOADS} {downloads}",
         f'--customize-hook=chroot "$1" useradd --create-home --uid {USER_ID} --shell /bin/bash {USER}',
+        # So that no upgrade of OpenSSL puts its own back in place of what settle() writes there.
+        f'--customize-hook=chroot "$1" dpkg-divert --quiet --local --rename --add {_OPENSSL_CONFIG}',
     ]
 
 
@@ -89,6 +119,7 @@ def settle(root: Path) -> None:
     # Made when the package was installed: every sandbox of the template would have the same.
     for host_key in (root / "etc/ssh").glob("ssh_host_*_key*"):
         host_key.unlink()
+    _write(root / _OPENSSL_CONFIG.removeprefix("/"), _KERNEL_RANDOM)
 
 
 def _write(path: Path, content: str, mode: int = 0o644) -> None:
