@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     filesystem::watchers::Watchers,
+    hold::Hold,
     init::IdentityFiles,
     logs::Logs,
     metrics::Sampler,
@@ -79,6 +80,8 @@ pub struct Agent {
     pub processes: Rc<Registry>,
     /// Where processes get their cgroups; `None` without cgroup2.
     pub cgroups: Option<cgroup::Root>,
+    /// Which hold on them is the present one.
+    pub hold: Hold,
     /// The workload's network namespace, if it is not the agent's own.
     pub netns: Option<NetNs>,
     /// What processes get back of what the agent changed for itself.
@@ -131,6 +134,7 @@ impl Agent {
             unwritten: RefCell::default(),
             processes: Rc::default(),
             cgroups,
+            hold: Hold::default(),
             netns,
             birthright,
             logs: Logs::default(),

@@ -1,4 +1,4 @@
-//! Routes for the host alone: identity, disk quiescence, shutdown, logs, tunnels.
+//! Routes for the host alone: identity, stillness around a capture, shutdown, logs, tunnels.
 
 use hyper::{Method, Request, StatusCode, body::Incoming, header};
 use rustix::process::{Pid, Signal};
@@ -9,6 +9,7 @@ use crate::{
     as_user::AtWork,
     connect,
     error::{Code, Error, Result},
+    hold,
     http::{self, Answer},
     init,
     logs::{self, Selection},
@@ -22,10 +23,10 @@ pub enum Control {
     Init,
     /// `POST /sync`: writes everything to disk.
     Sync,
-    /// `POST /freeze`: holds the root file system still.
-    Freeze,
-    /// `POST /thaw`: lets it go on.
-    Thaw,
+    /// `POST /hold`: holds the workload's processes still, for a capture; see [`crate::hold`].
+    Hold,
+    /// `POST /release`: lets them go on.
+    Release,
     /// `POST /shutdown`: asks PID 1 to end the machine.
     Shutdown,
     /// `GET /logs`
@@ -41,8 +42,8 @@ pub fn route(method: &Method, path: &str) -> Option<Control> {
     Some(match (method.as_str(), path) {
         ("POST", "/init") => Control::Init,
         ("POST", "/sync") => Control::Sync,
-        ("POST", "/freeze") => Control::Freeze,
-        ("POST", "/thaw") => Control::Thaw,
+        ("POST", "/hold") => Control::Hold,
+        ("POST", "/release") => Control::Release,
         ("POST", "/shutdown") => Control::Shutdown,
         ("GET", "/logs") => Control::Logs,
         ("GET", "/tunnel") => Control::Tunnel,
@@ -55,15 +56,9 @@ pub fn route(method: &Method, path: &str) -> Option<Control> {
 pub async fn answer(agent: &Shared, control: Control, request: Request<Incoming>) -> Answer {
     let result = match control {
         Control::Init => init(agent, request).await,
-        Control::Sync => {
-            quiesce(|| {
-                rustix::fs::sync();
-                Ok(())
-            })
-            .await
-        }
-        Control::Freeze => quiesce(|| freeze(FIFREEZE, libc::EBUSY)).await,
-        Control::Thaw => quiesce(|| freeze(FITHAW, libc::EINVAL)).await,
+        Control::Sync => sync().await,
+        Control::Hold => done("hold the processes", hold::hold(agent).await),
+        Control::Release => done("let the processes go on", hold::release(agent)),
         Control::Shutdown => shutdown(agent),
         Control::Logs => logs_answer(agent, &request),
         Control::Tunnel => tunnel::answer(agent, request).await,
@@ -77,7 +72,13 @@ async fn init(agent: &Shared, request: Request<Incoming>) -> Result<Answer> {
     let warning = init::apply(agent, connect::parse(&body)?)?;
     // Runs once this answer has gone out: the server writes it before it lets another task have the thread.
     let later = agent.clone();
-    tokio::task::spawn_local(async move { later.settled() });
+    tokio::task::spawn_local(async move {
+        later.settled();
+        // Who was held in the captured machine goes on in this one, and not before it is this one.
+        if let Err(error) = hold::release(&later) {
+            eprintln!("guest-agent: cannot let the processes go on: {error}");
+        }
+    });
     let mut answer = http::status_only(StatusCode::NO_CONTENT);
     // What the host looks at to tell whether this agent is the one it has itself: no question of its own is needed.
     let about = format!("{AGENT_VERSION} {ENVD_VERSION} {}", agent.digest());
@@ -91,41 +92,21 @@ async fn init(agent: &Shared, request: Request<Incoming>) -> Result<Answer> {
     Ok(answer)
 }
 
-async fn quiesce(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Answer> {
-    // These wait for the disk: on a thread, so that the agent goes on answering.
+async fn sync() -> Result<Answer> {
+    // Waits for the disk: on a thread, so that the agent goes on answering.
     let at_work = AtWork::begin();
     tokio::task::spawn_blocking(move || {
         let _at_work = at_work;
-        work()
+        rustix::fs::sync();
     })
     .await
-    .unwrap_or_else(|_| Err(Error::internal("the work on the disk stopped unexpectedly")))?;
+    .map_err(|_| Error::internal("the flush of the disk stopped unexpectedly"))?;
     Ok(http::status_only(StatusCode::NO_CONTENT))
 }
 
-const FIFREEZE: libc::Ioctl = 0xC004_5877;
-const FITHAW: libc::Ioctl = 0xC004_5878;
-
-/// Freezes or thaws the root file system; `already` is the error that says it is so already.
-fn freeze(request: libc::Ioctl, already: i32) -> Result<()> {
-    use std::os::fd::AsRawFd;
-    let root = std::fs::File::open("/").map_err(|error| Error::from_io(&error, "/"))?;
-    // SAFETY: both requests ignore their argument; the descriptor is open for the time of the call.
-    if unsafe { libc::ioctl(root.as_raw_fd(), request, 0) } == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    if error.raw_os_error() == Some(already) {
-        return Ok(());
-    }
-    let verb = if request == FIFREEZE {
-        "freeze"
-    } else {
-        "thaw"
-    };
-    Err(Error::internal(format!(
-        "cannot {verb} the root file system: {error}"
-    )))
+fn done(what: &str, result: std::io::Result<()>) -> Result<Answer> {
+    result.map_err(|error| Error::internal(format!("cannot {what}: {error}")))?;
+    Ok(http::status_only(StatusCode::NO_CONTENT))
 }
 
 fn shutdown(agent: &Shared) -> Result<Answer> {

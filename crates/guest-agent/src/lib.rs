@@ -12,6 +12,7 @@ pub mod control;
 pub mod error;
 pub mod files;
 pub mod filesystem;
+pub mod hold;
 pub mod http;
 pub mod init;
 pub mod logs;

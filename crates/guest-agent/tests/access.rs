@@ -31,8 +31,8 @@ async fn control_routes_do_not_exist_on_the_public_side() {
     for (method, path) in [
         ("POST", "/init"),
         ("POST", "/sync"),
-        ("POST", "/freeze"),
-        ("POST", "/thaw"),
+        ("POST", "/hold"),
+        ("POST", "/release"),
         ("POST", "/shutdown"),
         ("GET", "/logs"),
         ("GET", "/tunnel?port=1"),

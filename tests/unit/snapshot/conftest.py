@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pandastackd.errors import GuestUnreachable
 from pandastackd.snapshot import Kind, Manifest, Snapshot, SnapshotStore, describe
 from pandastackd.vmm.driver import MemoryMapping, VmmExit, VmmIdentity, VmmTiming
 
@@ -26,20 +27,20 @@ class FakeVmm:
     timing = VmmTiming()
 
     async def resume(self) -> None:
-        self._note("resume")
+        self.note("resume")
         self.running = True
 
     async def pause(self) -> None:
-        self._note("pause")
+        self.note("pause")
         self.running = False
 
     async def save_device_state(self, path: Path) -> None:
-        self._note("state")
+        self.note("state")
         assert not self.running
         path.write_bytes(b"device state")
 
     async def stop(self) -> None:
-        self._note("stop")
+        self.note("stop")
 
     async def wait(self) -> VmmExit:
         return VmmExit(code=0)
@@ -50,10 +51,26 @@ class FakeVmm:
     def memory_mapping(self) -> MemoryMapping:
         return MemoryMapping(self.pid, 0x7F0000000000, self._memory.stat().st_size)
 
-    def _note(self, call: str) -> None:
+    def note(self, call: str) -> None:
         self.calls.append(call)
         if call == self.fail_at:
             raise RuntimeError(call)
+
+
+class FakeWorkload:
+    """Notes among the calls of its machine when it is held and let go."""
+
+    def __init__(self, vmm: FakeVmm, *, deaf: bool = False) -> None:
+        self._vmm = vmm
+        self._deaf = deaf
+
+    async def hold(self) -> None:
+        self._vmm.note("hold")
+
+    async def release(self) -> None:
+        self._vmm.note("release")
+        if self._deaf:
+            raise GuestUnreachable("no answer")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypedDict
 
@@ -14,7 +15,7 @@ from pandastackd.errors import HostFailure, InsufficientStorage, VmmFailed
 from pandastackd.snapshot import MemoryTool
 from pandastackd.snapshot.capture import capture
 
-from .conftest import FakeVmm
+from .conftest import FakeVmm, FakeWorkload
 
 pytestmark = pytest.mark.anyio
 
@@ -62,10 +63,30 @@ async def test_memory_state_and_disk_are_taken_inside_the_pause(tmp_path: Path, 
     assert timing.pause_ms >= timing.memory_ms > 0
 
 
+@pytest.mark.parametrize("fails_at", ["", "hold", "pause", "state"])
+async def test_the_workload_is_held_around_the_pause_and_let_go_whatever_happens(
+    tmp_path: Path, sources: Sources, fails_at: str
+) -> None:
+    vmm = FakeVmm(sources["base_memory"])
+    vmm.fail_at = fails_at
+    with pytest.raises(RuntimeError) if fails_at else nullcontext():
+        await capture(vmm, **sources, tool=good(tmp_path), workload=FakeWorkload(vmm))
+    steps = ["hold", "pause", "state"]
+    reached = steps[: steps.index(fails_at) + 1] if fails_at else steps
+    assert vmm.calls == [*reached, "resume", "release"]
+
+
+async def test_a_guest_that_cannot_be_told_to_go_on_spoils_nothing(tmp_path: Path, sources: Sources) -> None:
+    vmm = FakeVmm(sources["base_memory"])
+    timing = await capture(vmm, **sources, tool=good(tmp_path), workload=FakeWorkload(vmm, deaf=True))
+    assert timing.memory.pages == 2
+    assert vmm.calls == ["hold", "pause", "state", "resume", "release"]
+
+
 async def test_a_hibernation_stays_paused(tmp_path: Path, sources: Sources) -> None:
     vmm = FakeVmm(sources["base_memory"])
-    await capture(vmm, **sources, tool=good(tmp_path), keep_paused=True)
-    assert vmm.calls == ["pause", "state"]
+    await capture(vmm, **sources, tool=good(tmp_path), keep_paused=True, workload=FakeWorkload(vmm))
+    assert vmm.calls == ["hold", "pause", "state"]
 
 
 async def test_shared_memory_is_the_file_itself(tmp_path: Path, sources: Sources) -> None:

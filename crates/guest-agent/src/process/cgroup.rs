@@ -30,10 +30,34 @@ impl Root {
         for old in fs::read_dir(path).into_iter().flatten().flatten() {
             let _ = fs::remove_dir(old.path());
         }
-        path.join("cgroup.kill").exists().then(|| Self {
-            path: path.to_owned(),
-            leftover: RefCell::default(),
+        path.join("cgroup.kill").exists().then(|| {
+            let root = Self {
+                path: path.to_owned(),
+                leftover: RefCell::default(),
+            };
+            // What a predecessor held, it can let go no more.
+            let _ = root.freeze(false);
+            root
         })
+    }
+
+    /// Tells every process in every cgroup to stand still, or to go on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn freeze(&self, frozen: bool) -> io::Result<()> {
+        fs::write(
+            self.path.join("cgroup.freeze"),
+            if frozen { "1" } else { "0" },
+        )
+    }
+
+    /// Whether all of them stand still.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_frozen(&self) -> io::Result<bool> {
+        Ok(fs::read_to_string(self.path.join("cgroup.events"))?.contains("frozen 1"))
     }
 
     /// A new, empty cgroup called `name`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -17,10 +18,12 @@ from pandastackd.agent.sandbox import Sandbox
 from pandastackd.disk.atomic import remove_tree
 from pandastackd.disk.layout import DataDir
 from pandastackd.domain import Egress
+from pandastackd.errors import PlatformError
 from pandastackd.lifecycle import State
 
 log = structlog.get_logger(__name__)
 
+LET_GO_SECONDS = 2.0
 SETTLED = frozenset({State.FAILED, State.HIBERNATED})
 
 
@@ -53,7 +56,15 @@ async def adopt_or_bury(rooms: Rooms, on_change: Callable[[str], None]) -> list[
             await _adopt(rooms, sandbox)
         await asyncio.to_thread(sandbox.remove_other_generations)
         kept.append(sandbox)
+    await asyncio.gather(*(_let_go(each) for each in kept if each.record.state is State.RUNNING))
     return kept
+
+
+async def _let_go(sandbox: Sandbox) -> None:
+    """A capture that was cut off leaves processes held for ten seconds; no need to wait for that."""
+    with suppress(PlatformError, TimeoutError):
+        async with asyncio.timeout(LET_GO_SECONDS):
+            await sandbox.guest().release()
 
 
 async def _adopt(rooms: Rooms, sandbox: Sandbox) -> None:

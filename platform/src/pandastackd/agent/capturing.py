@@ -1,7 +1,8 @@
 """One instant of a sandbox as a snapshot: for keeping, or for the children of a fork to start from.
 
-The guest flushes its file systems before, so that the disk is whole by itself too; the pause holds device
-state, written pages and the disk clone. The parent goes on whatever happens (``snapshot.capture`` sees to it).
+The guest flushes its file systems before, so that the disk is whole by itself too, and holds its processes still; the
+pause holds device state, written pages and the disk clone. The parent goes on whatever happens (``snapshot.capture``
+sees to it).
 """
 
 from __future__ import annotations
@@ -95,5 +96,6 @@ async def capture_into(rooms: Rooms, sandbox: Sandbox, draft: Path, *, keep_paus
         base_memory=files / "memory",
         draft=draft,
         tool=rooms.memory,
+        workload=sandbox.guest() if sandbox.record.state is State.RUNNING else None,
         keep_paused=keep_paused,
     )

@@ -30,7 +30,7 @@ from pandastackd.errors import Conflict, PlatformError
 from pandastackd.guest import Identity
 from pandastackd.lifecycle import Event, State, advance
 from pandastackd.snapshot import Snapshot
-from pandastackd.snapshot.capture import CaptureTiming
+from pandastackd.snapshot.capture import CaptureTiming, go_on
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +63,7 @@ async def hibernate(
             sandbox.save(state=state, generation=generation, durable=durable)
     except BaseException:
         if captured and record.state is State.RUNNING:
-            await asyncio.shield(vmm.resume())
+            await asyncio.shield(go_on(vmm, sandbox.guest()))
         await asyncio.shield(asyncio.to_thread(remove_tree, draft))
         raise
     if keep_slot:

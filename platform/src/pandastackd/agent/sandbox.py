@@ -20,11 +20,12 @@ from pandastackd.agent.record import Record
 from pandastackd.agent.rooms import Rooms, enclosure_of, machine_directory
 from pandastackd.disk.atomic import remove_tree
 from pandastackd.domain import Egress, SandboxReport
-from pandastackd.errors import Conflict
+from pandastackd.errors import Conflict, GuestUnreachable
 from pandastackd.guest import GuestClient, Identity
 from pandastackd.lifecycle import Event, State, advance
 from pandastackd.network import Slot
 from pandastackd.network.addresses import DATA_GUEST, DATA_GUEST_MAC
+from pandastackd.snapshot.capture import go_on
 from pandastackd.vmm import Vmm
 
 log = structlog.get_logger(__name__)
@@ -145,7 +146,8 @@ class Sandbox:
             await guest.aclose()
 
     async def pause(self) -> None:
-        """Freeze the guest's processors; memory stays.
+        """Freeze the guest's processors; memory stays. Its processes are held still first, so that a capture of
+        the paused machine is like one of a running one.
 
         Raises:
             IllegalTransition: it is not running.
@@ -153,12 +155,15 @@ class Sandbox:
         """
         async with self.lock:
             state = advance(self.record.state, Event.PAUSE, sandbox_id=self.id)
-            vmm = self.machine()
-            await vmm.pause()
+            vmm, guest = self.machine(), self.guest()
             try:
+                # One that does not answer is paused all the same.
+                with contextlib.suppress(GuestUnreachable):
+                    await guest.hold()
+                await vmm.pause()
                 self.save(state=state)
             except BaseException:
-                await vmm.resume()
+                await asyncio.shield(go_on(vmm, guest))
                 raise
 
     async def resume(self) -> None:

@@ -68,6 +68,7 @@ class Workbench:
             identity = new_identity("template", {}, None, reset_connections=False)
             await self.guest.introduce(identity, deadline_seconds=BOOT_DEADLINE_SECONDS)
         await self.guest.sync()
+        await self.guest.hold()
         await self.guest.aclose()
         await self._vmm.pause()
         await self._vmm.save_device_state(directory / "state")

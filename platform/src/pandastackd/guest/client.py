@@ -25,6 +25,7 @@ from pandastackd.errors import (
     GuestUnreachable,
     HostFailure,
     InvalidRequest,
+    NotFound,
     PlatformError,
 )
 from pandastackd.guest import wire
@@ -79,6 +80,7 @@ TIMEOUT_GRACE_SECONDS = 5.0
 RUN_OUT_SECONDS = 0.5
 _RETRY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1)
 _INIT_SILENCE_SECONDS = 10.0
+_HOLD_SILENCE_SECONDS = 5.0
 _PROCESS = "process.Process"
 _FILESYSTEM = "filesystem.Filesystem"
 
@@ -192,13 +194,17 @@ class GuestClient:
         """Flush the guest's file systems to its disk."""
         await self._channel.collect("flush the guest's disk", "POST", "/sync")
 
-    async def freeze(self) -> None:
-        """Flush and hold the guest's file systems, so that its disk is consistent until :meth:`thaw`."""
-        await self._channel.collect("freeze the guest's file systems", "POST", "/freeze")
+    async def hold(self) -> None:
+        """Hold the guest's processes still until :meth:`release`, :meth:`introduce` or ten seconds of its time."""
+        # An agent that was started by an earlier build of this host, and has run since, knows no such thing.
+        with suppress(NotFound):
+            await self._channel.collect(
+                "hold the guest's processes", "POST", "/hold", silence_seconds=_HOLD_SILENCE_SECONDS
+            )
 
-    async def thaw(self) -> None:
-        """Undo :meth:`freeze`; harmless when nothing is frozen."""
-        await self._channel.collect("thaw the guest's file systems", "POST", "/thaw")
+    async def release(self) -> None:
+        """Undo :meth:`hold`; harmless when nothing is held."""
+        await self._channel.collect("let the guest's processes go on", "POST", "/release")
 
     async def shutdown(self) -> None:
         """Ask the guest to stop its processes, unmount and power off; returns once it has accepted."""

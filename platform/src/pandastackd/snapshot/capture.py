@@ -1,9 +1,10 @@
-"""One instant of a running machine: paused, captured, always resumed.
+"""One instant of a running machine: held still, paused, captured, always resumed.
 
 All that can be done before the pause is done before it (the clone of the base memory, the flush of the disk
 file, the start of the memory tool), and all that can be done after it after it (making it durable,
 publishing). In between lie the device state, the pages written, and the clone of the disk, so that the
-three are of one instant.
+three are of one instant. The workload is held still in the guest around all of it: a copy's
+processes go on only once the copy has been told who it is.
 
 A machine restored from a snapshot maps that snapshot's memory privately, so its memory is *the base file
 plus the pages it wrote*; each capture starts from the base of the machine itself, and a long line of forks
@@ -16,13 +17,14 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pandastackd.disk.reflink import clone
 from pandastackd.disk.space import storage_errors
+from pandastackd.errors import PlatformError
 from pandastackd.snapshot.manifest import DISK, MEMORY, STATE
 from pandastackd.snapshot.memory import ArmedCapture, MemoryReport, MemoryTool
 from pandastackd.snapshot.unstoppable import in_thread, to_the_end
@@ -32,19 +34,30 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
+class Workload(Protocol):
+    """The processes of a running guest."""
+
+    async def hold(self) -> None:
+        """Hold them still."""
+
+    async def release(self) -> None:
+        """Let them go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class CaptureTiming:
     """How long a capture took, in milliseconds.
 
     Attributes:
         prepare_ms: before the pause.
-        pause_ms: from asking for the pause until the machine ran again; what its users feel.
-        state_ms, memory_ms, disk_ms: inside the pause; memory and disk overlap.
+        pause_ms: from asking the guest to hold still until it went on; what its users feel.
+        hold_ms, state_ms, memory_ms, disk_ms: inside the pause; memory and disk overlap.
         memory: what the memory path found.
     """
 
     prepare_ms: float = 0.0
     pause_ms: float = 0.0
+    hold_ms: float = 0.0
     state_ms: float = 0.0
     memory_ms: float = 0.0
     disk_ms: float = 0.0
@@ -58,6 +71,7 @@ async def capture(
     base_memory: Path,
     draft: Path,
     tool: MemoryTool,
+    workload: Workload | None = None,
     memory_shared: bool = False,
     keep_paused: bool = False,
 ) -> CaptureTiming:
@@ -69,6 +83,7 @@ async def capture(
 
     Args:
         base_memory: the file that the VMM maps.
+        workload: what to hold still meanwhile; ``None`` for a machine that is paused already.
         memory_shared: it maps it shared, so the file is the memory (while a template is baked).
 
     Raises:
@@ -88,8 +103,10 @@ async def capture(
             await in_thread(_flush, base_memory)
         prepared = time.perf_counter()
 
-        done = False
+        done, hold_ms = False, 0.0
         try:
+            if workload is not None:
+                _, hold_ms = await _timed(workload.hold())
             await vmm.pause()
             _, state_ms = await _timed(vmm.save_device_state(draft / STATE))
             (memory, memory_ms), (_, disk_ms) = await _both(
@@ -99,16 +116,30 @@ async def capture(
             done = True
         finally:
             if not (done and keep_paused):
-                await to_the_end(vmm.resume())
+                await to_the_end(go_on(vmm, workload))
         resumed = time.perf_counter()
     return CaptureTiming(
         prepare_ms=_ms(begin, prepared),
         pause_ms=_ms(prepared, resumed),
+        hold_ms=hold_ms,
         state_ms=state_ms,
         memory_ms=memory_ms,
         disk_ms=disk_ms,
         memory=memory,
     )
+
+
+async def go_on(vmm: Vmm, workload: Workload | None) -> None:
+    """Let a machine and its workload go on.
+
+    Raises:
+        VmmFailed: the machine would not run again.
+    """
+    await vmm.resume()
+    if workload is not None:
+        # A guest that cannot be told lets its processes go by itself after a while.
+        with suppress(PlatformError):
+            await workload.release()
 
 
 async def _memory(armed: ArmedCapture | None, base_memory: Path, draft: Path) -> MemoryReport:
