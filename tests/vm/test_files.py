@@ -50,6 +50,8 @@ def test_any_name_holds_any_bytes(shared_sandbox: Sandbox, name: str) -> None:
     assert name in [entry.name for entry in files.listdir("/tmp/names")]
     files.remove(path)
     assert not files.exists(path)
+    with pytest.raises(NotFoundError):
+        files.remove(path)
 
 
 def test_an_empty_file_is_a_file(shared_sandbox: Sandbox) -> None:

@@ -97,6 +97,7 @@ async def test_old_scripts_may_send_cpu_and_memory(http: httpx.AsyncClient) -> N
         (b'{"env":{"A":"x\\u0000"}}', 400, "env"),
         (b'{"volumes":[{"name":"v"}]}', 501, "volumes"),
         (b'{"on_timeout":"explode"}', 400, "on_timeout"),
+        (b'{"metadata":{"fork_tree_id":"mine"}}', 400, "fork_tree_id"),
         (b'{"metadata":{"a":"%s"}}' % (b"x" * 20_000), 400, "metadata is too large"),
         (b'{"metadata":{"a":"%s"}}' % (b"x" * 2_000_000), 413, "too large"),
     ],

@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 
 from pandastackd.control import Control, CreateRequest, ForkRequest, Key, Node, Principal, SandboxRow
-from pandastackd.errors import Conflict, GuestUnreachable, InsufficientStorage, NotFound, VmmFailed
+from pandastackd.errors import (
+    Conflict,
+    GuestUnreachable,
+    InsufficientStorage,
+    InvalidRequest,
+    NotFound,
+    VmmFailed,
+)
 from tests.unit.fakes import FakeAgent, TurnableClock, eventually
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +25,7 @@ pytestmark = pytest.mark.anyio
 async def parent(control: Control, admin: Principal) -> SandboxRow:
     wanted = CreateRequest(
         "base",
-        metadata={"a": "1", "owner": "me", "fork_tree_id": "mine"},
+        metadata={"a": "1", "owner": "me"},
         ttl_seconds=77,
         persistent=True,
         on_timeout="hibernate",
@@ -29,7 +36,7 @@ async def parent(control: Control, admin: Principal) -> SandboxRow:
 async def test_children_inherit(
     control: Control, admin: Principal, parent: SandboxRow, agent: FakeAgent
 ) -> None:
-    wanted = ForkRequest(count=2, metadata={"b": "2", "owner": "you", "fork_tree_id": "yours"})
+    wanted = ForkRequest(count=2, metadata={"b": "2", "owner": "me"})
     fork = await control.forks.fork(admin, parent.id, wanted)
     assert (fork.parent_pause_ms, fork.capture_ms, fork.failures) == (12.35, 34.5, [])
     for child in fork.children:
@@ -42,6 +49,24 @@ async def test_children_inherit(
     events = await control.sandboxes.events(admin, parent.id, limit=9)
     assert events[-1].type == "fork.completed"
     assert events[-1].payload["children"] == [child.id for child in fork.children]
+
+
+@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize("name", ["fork_tree_id", "owner"])
+async def test_a_label_of_the_platform_is_refused_by_name(
+    control: Control, admin: Principal, parent: SandboxRow, agent: FakeAgent, tree: bool, name: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        await control.forks.fork(admin, parent.id, ForkRequest(tree=tree, metadata={name: "evil"}))
+    assert len(agent.created) == 1
+
+
+async def test_labels_that_a_branch_was_shown_may_be_sent_back(
+    control: Control, admin: Principal, parent: SandboxRow
+) -> None:
+    branch = (await control.forks.fork(admin, parent.id, ForkRequest(tree=True))).children[0]
+    twig = (await control.forks.fork(admin, branch.id, ForkRequest(metadata=dict(branch.labels)))).children[0]
+    assert twig.labels == parent.labels, "a child of a branch is no branch"
 
 
 async def test_partial_failure_is_told_child_by_child(
@@ -132,9 +157,7 @@ async def test_two_forks_at_once_and_forks_of_forks(
 async def test_a_tree_has_one_winner(
     control: Control, admin: Principal, parent: SandboxRow, agent: FakeAgent, stranger: str
 ) -> None:
-    fork = await control.forks.fork(
-        admin, parent.id, ForkRequest(count=3, tree=True, metadata={"fork_tree_id": "evil"})
-    )
+    fork = await control.forks.fork(admin, parent.id, ForkRequest(count=3, tree=True))
     first, second, third = (child.id for child in fork.children)
     assert {child.labels["fork_tree_id"] for child in fork.children} == {fork.tree_id}
     for wrong in (parent.id, first):

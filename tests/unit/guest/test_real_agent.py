@@ -244,6 +244,11 @@ async def test_what_is_not_there_is_not_found(client: GuestClient, folder: Path)
     with pytest.raises(NotFound):
         await client.list_dir(missing, user="root")
     with pytest.raises(NotFound):
+        await client.remove(missing, user="root")
+    (folder / "dangling").symlink_to(missing)
+    await client.remove(f"{folder}/dangling", user="root")
+    assert not (folder / "dangling").is_symlink()
+    with pytest.raises(NotFound):
         async with client.read(missing, user="root"):
             pass
     with pytest.raises(InvalidRequest):

@@ -50,7 +50,7 @@ async def write_file(
 
 @router.delete("", status_code=204)
 async def delete_file(sandbox_id: str, path: GuestPath, control: ControlDep, caller: Caller) -> Response:
-    """Remove a file, or a folder with everything in it."""
+    """Remove a file, or a folder with everything in it; 404 when nothing is there."""
     where = checked_path(path)
     if not where.strip("/."):
         raise InvalidRequest(f"{path!r} cannot be removed; name a file or folder in it", code="invalid_path")

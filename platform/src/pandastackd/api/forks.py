@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import JSONResponse, Response
 
 from pandastackd.api.dependencies import Caller, ControlDep, body_of, json_body, key_of
-from pandastackd.api.limits import check_metadata
 from pandastackd.api.wire import (
     ForkBody,
     ForkInfo,
@@ -42,7 +41,6 @@ async def fork_sandbox(
     201 when at least one child was made; ``failures`` says why others were not. 503 and 507 are only sent when
     nothing was made. Children inherit template, metadata, time to live and ``on_timeout``, but not ``persistent``.
     """
-    check_metadata(body.metadata or {})
     wanted = ForkRequest(
         count=body.count,
         metadata=body.metadata or {},
@@ -71,7 +69,6 @@ async def fork_tree(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Fork a sandbox into branches that belong together, of which one is promoted later. Answers as ``fork`` does."""
-    check_metadata(body.metadata or {})
     wanted = ForkRequest(
         count=body.count,
         metadata=body.metadata or {},

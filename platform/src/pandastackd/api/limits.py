@@ -1,20 +1,14 @@
-"""How much a create may say, by whatever route it comes."""
+"""How much environment a create may set, by whatever route it comes."""
 
 from __future__ import annotations
 
 import re
 
-from pandastackd.control import labels
 from pandastackd.errors import InvalidRequest
 
 MAX_ENV_CHARACTERS = 128 * 1024
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def check_metadata(metadata: dict[str, str]) -> None:
-    """Refuse more metadata than is kept. Raises InvalidRequest."""
-    labels.check_size(metadata, "metadata is too large")
 
 
 def check_env(env: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from pandastackd.api.dependencies import Caller, ControlDep, MetricsDep, body_of, json_body
-from pandastackd.api.limits import check_env, check_metadata
+from pandastackd.api.limits import check_env
 from pandastackd.api.wire import CreateBody, SandboxInfo, UsageInfo, sandbox_info, time_text
 from pandastackd.control import CreateRequest, Network
 from pandastackd.errors import InvalidRequest, NotBuilt
@@ -108,7 +108,6 @@ def _wanted(body: CreateBody, idempotency_key: str | None) -> CreateRequest:
     if body.volumes:
         raise NotBuilt("volumes are not built yet; create the sandbox without them", code="not_built")
     metadata, env = body.metadata or {}, body.env or {}
-    check_metadata(metadata)
     check_env(env)
     if idempotency_key == "":
         raise InvalidRequest("Idempotency-Key is empty; send a unique text, or leave the header out")

@@ -168,7 +168,7 @@ class ForkBody(Request):
 
 
 class ForkTreeBody(Request):
-    """``POST /v1/sandboxes/{id}/fork-tree``. ``fork_tree_id`` and ``owner`` in ``metadata`` stay what they are."""
+    """``POST /v1/sandboxes/{id}/fork-tree``. ``metadata`` may not set ``fork_tree_id`` or ``owner``."""
 
     count: Annotated[StrictInt, Field(ge=1, le=100)]
     metadata: dict[StrictStr, StrictStr] | None = None

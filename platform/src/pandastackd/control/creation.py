@@ -18,7 +18,7 @@ from typing import Literal
 import structlog
 
 from pandastackd.config import Settings
-from pandastackd.control import rows
+from pandastackd.control import labels, rows
 from pandastackd.control.admission import admit
 from pandastackd.control.background import Background
 from pandastackd.control.clock import Clock
@@ -99,7 +99,8 @@ class Creator:
         """Make a sandbox; answers when its guest has answered.
 
         Raises:
-            InvalidRequest: the lifetime is out of range, or the network cannot be as it is asked for.
+            InvalidRequest: the lifetime is out of range, or the network cannot be as it is asked for; more labels
+                than are kept, or one that only forks have.
             NotFound: no such template, or no such snapshot of this workspace.
             InsufficientStorage, NoCapacity: no room; nothing was made.
             Conflict: the idempotency key was used for something else, or its sandbox is gone.
@@ -107,6 +108,7 @@ class Creator:
         """
         ttl = checked_ttl(request.ttl_seconds, self._settings)
         request.network.egress(self._settings)
+        labels.check_fresh(request.metadata)
         if request.idempotency_key is not None and len(request.idempotency_key) > MAX_KEY:
             raise InvalidRequest(f"Idempotency-Key is too long: at most {MAX_KEY} characters")
         while True:

@@ -465,6 +465,8 @@ class GuestClient:
         Raises:
             NotFound: nothing is there.
         """
+        # To the guest, what is not there counts as removed.
+        await self.stat(path, user)
         await self._channel.call(
             f"remove {path}", f"{_FILESYSTEM}/Remove", {"path": path}, headers=wire.user_header(user)
         )

@@ -17,7 +17,7 @@ from pandastackd.api.dependencies import ControlDep, MetricsDep, body_of, json_b
 from pandastackd.api.e2b import wire
 from pandastackd.api.e2b.route import E2bCaller, E2bRoute
 from pandastackd.api.e2b.views import STATES, ViewsDep, shown
-from pandastackd.api.limits import check_env, check_metadata
+from pandastackd.api.limits import check_env
 from pandastackd.control import Control, CreateRequest, Principal, SandboxRow, SnapshotRow, TtlFrom
 from pandastackd.errors import InvalidRequest, NotFound
 
@@ -42,7 +42,6 @@ async def create(
     """Make a sandbox from a template or a snapshot. Answers when it can run commands."""
     body.check()
     metadata, env = body.metadata or {}, body.env_vars or {}
-    check_metadata(metadata)
     check_env(env)
     template, snapshot = await origin(control, caller, body.template_id)
     wanted = CreateRequest(

@@ -8,7 +8,6 @@ from mcp.server.mcpserver import Context
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
-from pandastackd.api.limits import check_metadata
 from pandastackd.api.mcp import guest_tools
 from pandastackd.api.mcp.desk import Desk
 from pandastackd.api.mcp.guest_tools import (
@@ -95,7 +94,6 @@ async def create_sandbox(
 ) -> SandboxInfo:
     """Make a sandbox: a fresh Linux microVM, ready for commands."""
     desk = Desk.of(ctx)
-    check_metadata(metadata or {})
     row = await desk.control.sandboxes.create(
         desk.caller,
         CreateRequest(
