@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pandastack import CapacityError, NotFoundError, PandaStack, PandastackError, Sandbox
@@ -225,10 +226,40 @@ def test_disk_or_memory_short_is_told_before_anything_is_done(
     nothing_left(server, client)
 
 
+def test_memory_that_runs_out_in_the_middle_of_a_fork_is_told_child_by_child(
+    server: ChildServer, client: PandaStack, parent: Parent
+) -> None:
+    # A guest that counts for a quarter of the memory at hand: some children fit, and never all of them.
+    meminfo = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) // 1024 for line in meminfo if line.startswith("MemAvailable:"))
+    overcommit = parent.sandbox.memory_mb / (available / 4)
+    wanted = 16
+    with _short(server, "PANDASTACK_MEMORY_OVERCOMMIT", overcommit):
+        answer = httpx.post(
+            f"{server.url}/v1/sandboxes/{parent.sandbox.id}/fork",
+            headers={"Authorization": f"Bearer {server.admin_key}"},
+            json={"count": wanted},
+            timeout=120,
+        )
+        assert answer.status_code == 201, answer.text
+        children, failures = answer.json()["children"], answer.json()["failures"]
+        assert children
+        assert failures
+        assert len(children) + len(failures) == wanted
+        assert {failure["code"] for failure in failures} == {"insufficient_memory"}
+        assert all("MiB" in failure["error"] for failure in failures)
+        assert {each.id for each in client.sandboxes.list()} == {parent.sandbox.id, *children}
+        for child in children:
+            Parent(client.sandboxes.get(child), "").intact()
+            client.sandboxes.delete(child)
+        parent.intact()
+        nothing_left(server, client)
+
+
 @contextlib.contextmanager
-def _short(server: ChildServer, setting: str) -> Iterator[None]:
+def _short(server: ChildServer, setting: str, value: float = MORE_THAN_ANYBODY_HAS_MIB) -> Iterator[None]:
     server.stop()
-    server.env[setting] = str(MORE_THAN_ANYBODY_HAS_MIB)
+    server.env[setting] = str(value)
     try:
         server.start()
         yield
