@@ -1,31 +1,55 @@
 """What a fork costs: the parent's pause, the capture, each child until it answers, and the memory an idle child holds.
 
 Starts a server of its own on the data directory (``PANDASTACK_DATA_DIR``, default ``/var/lib/pandastack``), makes one
-parent, has it write ``--dirty`` MB of memory, and forks it ``-n`` times into ``--children`` children. With ``--sweep``
-it does so over a range of dirty memory and of children and prints a table: what grows with what.
-Times are milliseconds as ``{p50, p90, p99}``, memory is MB (10^6 bytes) of proportional set size.
+parent, has it write ``--dirty`` MB of memory, and forks it into ``--children`` children until ``-n`` are made. With
+``--sweep`` it does so over a range of dirty memory, of children and of guest sizes, and prints a table: what grows with
+what. The sweep bakes a larger guest for itself, removes it afterwards, and ends within ``--seconds``, with fewer rounds
+on a slow machine but at least one for each row.
+
+Times are milliseconds as ``{p50, p90, p99}``; memory is MB (10^6 bytes) of proportional set size of the guest's memory:
+what an idle child costs beside the VMM itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+import big_guest
 from pandastack import PandaStack, PandastackError, Sandbox
 from pandastackd.child_server import ChildServer
 from quantiles import quantiles
 
-SWEEP_DIRTY_MB = (10, 25, 100, 250, 500)
-SWEEP_CHILDREN = (1, 10, 50)
 FORK_TIMEOUT_SECONDS = 600.0
+IDLE_SECONDS = 1.0
+SWEEP_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    template: str
+    dirty_mb: int
+    children: int
+
+
+SWEEP = (
+    *(Case("", dirty, 1) for dirty in (10, 25, 100, 250)),
+    *(Case("", 25, children) for children in (10, 50)),
+    # Equal rows in a guest of another size: the capture costs what was written, not what there is.
+    *(Case(big_guest.NAME, dirty, 1) for dirty in (25, 250, 1000)),
+)
+"""What a sweep measures; no template means the one asked for."""
 
 
 @dataclass
@@ -52,24 +76,34 @@ class Bench:
             timeout=FORK_TIMEOUT_SECONDS,
         )
 
-    def run(self, template: str, n: int, children: int, dirty_mb: int) -> dict[str, Any]:
-        """Measure ``n`` forks of one parent; the answer, with the keys that programs read."""
+    def run(self, case: Case, rounds: int, *, until: float = math.inf) -> dict[str, Any]:
+        """Measure ``rounds`` forks of one parent, but none after the first once ``until`` (monotonic) has passed.
+
+        Returns:
+            The answer, with the keys that programs read.
+        """
         samples = Samples()
-        with self._client.sandboxes.create(template=template, ttl_seconds=3600) as parent:
-            write_memory(parent, dirty_mb)
-            for round_number in range(n):
-                self._fork(parent, children, samples)
-                show(f"{dirty_mb} MB dirty, {children} children: {round_number + 1}/{n}")
+        done = 0
+        with self._client.sandboxes.create(template=case.template, ttl_seconds=3600) as parent:
+            show(f"{parent.memory_mb} MB guest: writing {case.dirty_mb} MB")
+            write_memory(parent, case.dirty_mb)
+            while done < rounds and (done == 0 or time.monotonic() < until):
+                self._fork(parent, case.children, samples)
+                done += 1
+                show(
+                    f"{parent.memory_mb} MB guest, {case.dirty_mb} MB dirty, {case.children} children: {done}/{rounds}"
+                )
             guest_mb = parent.memory_mb
         return {
-            "n": n,
-            "children": children,
-            "dirty_mb": dirty_mb,
+            "n": done * case.children,
+            "children": case.children,
+            "dirty_mb": case.dirty_mb,
             "guest_mb": guest_mb,
             "parent_pause_ms": quantiles(samples.pause),
             "capture_ms": quantiles(samples.capture),
             "child_ready_ms": quantiles(samples.child_ready),
             "wall_ms": quantiles(samples.wall),
+            "wall_per_child_ms": quantiles([wall / case.children for wall in samples.wall]),
             "pss_per_child_mb": quantiles(samples.pss)["p50"],
             "failures": len(samples.failures),
             "failure_messages": samples.failures[:3],
@@ -89,6 +123,7 @@ class Bench:
             samples.pause.append(answer["parent_pause_ms"])
             samples.capture.append(answer["capture_ms"])
             samples.child_ready += [child["phases_ms"]["total"] for child in answer["sandboxes"]]
+            time.sleep(IDLE_SECONDS)
             samples.pss += [self._guest_pss_mb(child) for child in answer["children"]]
         finally:
             for child in answer["children"]:
@@ -124,23 +159,27 @@ def show(line: str) -> None:
 def render(answers: list[dict[str, Any]]) -> str:
     """The answers as a Markdown table."""
     heads = [
+        "guest MB",
         "dirty MB",
         "children",
         "pause p50/p99",
         "capture p50",
         "child ready p50",
         "wall p50/p99",
+        "wall/child p50",
         "PSS/child",
     ]
     rows = [heads, ["---"] * len(heads)]
     rows += [
         [
+            str(answer["guest_mb"]),
             str(answer["dirty_mb"]),
             str(answer["children"]),
             f"{answer['parent_pause_ms']['p50']:.0f} / {answer['parent_pause_ms']['p99']:.0f}",
             f"{answer['capture_ms']['p50']:.0f}",
             f"{answer['child_ready_ms']['p50']:.0f}",
             f"{answer['wall_ms']['p50']:.0f} / {answer['wall_ms']['p99']:.0f}",
+            f"{answer['wall_per_child_ms']['p50']:.0f}",
             f"{answer['pss_per_child_mb']:.1f} MB",
         ]
         for answer in answers
@@ -152,15 +191,12 @@ def main() -> int:
     """Measure and print; exit code 1 when anything failed."""
     options = parse()
     data_dir = Path(os.environ.get("PANDASTACK_DATA_DIR", "/var/lib/pandastack"))
-    cases = [(options.dirty, options.children)]
     if options.sweep:
-        cases = [(dirty, 1) for dirty in SWEEP_DIRTY_MB] + [(25, children) for children in SWEEP_CHILDREN[1:]]
-    with ChildServer(data_dir, output=sys.stderr) as server:
-        bench = Bench(server)
-        answers = [
-            bench.run(options.template, max(1, options.n // children), children, dirty)
-            for dirty, children in cases
-        ]
+        answers = sweep(data_dir, options.template, options.seconds)
+    else:
+        case = Case(options.template, options.dirty, options.children)
+        with ChildServer(data_dir, output=sys.stderr) as server:
+            answers = [Bench(server).run(case, -(-options.n // options.children))]
     print(file=sys.stderr)
     if options.json:
         print(json.dumps(answers if options.sweep else answers[0]))
@@ -169,6 +205,25 @@ def main() -> int:
     for message in [message for answer in answers for message in answer["failure_messages"]]:
         print(f"bench/fork: {message}", file=sys.stderr)
     return 1 if any(answer["failures"] for answer in answers) else 0
+
+
+def sweep(data_dir: Path, template: str, seconds: float) -> list[dict[str, Any]]:
+    """All rows; each may use its share of the time that is left, so that quick ones leave more to slow ones."""
+    end = time.monotonic() + seconds
+    answers: list[dict[str, Any]] = []
+    with big_guest.templates() as folder:
+        server = ChildServer(data_dir, output=sys.stderr, env={"PANDASTACK_TEMPLATES_DIR": str(folder)})
+        try:
+            with server:
+                bench = Bench(server)
+                for number, case in enumerate(SWEEP):
+                    now = time.monotonic()
+                    share = (end - now) / (len(SWEEP) - number)
+                    case = replace(case, template=case.template or template)
+                    answers.append(bench.run(case, max(1, SWEEP_ROUNDS // case.children), until=now + share))
+        finally:
+            big_guest.remove(data_dir)
+    return answers
 
 
 def parse() -> argparse.Namespace:
@@ -182,11 +237,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--dirty", type=int, default=25, metavar="MB", help="memory that the parent has written"
     )
-    parser.add_argument("--sweep", action="store_true", help="over dirty memory and children, as a table")
+    parser.add_argument(
+        "--sweep", action="store_true", help="over dirty memory, children and guest sizes, instead of one row"
+    )
+    parser.add_argument("--seconds", type=float, default=240.0, help="how long a sweep may measure")
     parser.add_argument("--template", default="code-interpreter")
     options = parser.parse_args()
-    if options.n < 1 or not 1 <= options.children <= 100 or options.dirty < 0:
-        parser.error("-n must be 1 or more, --children 1 to 100, --dirty 0 or more")
+    if options.n < 1 or options.seconds <= 0 or not 1 <= options.children <= 100 or options.dirty < 0:
+        parser.error("-n must be 1 or more, --children 1 to 100, --dirty 0 or more, --seconds more than 0")
     return options
 
 
