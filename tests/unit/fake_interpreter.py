@@ -19,7 +19,6 @@ class FakeInterpreter:
         port: where it listens on this machine.
         contexts: by id, language and folder of each.
         asked: the bodies of all cells.
-        tokens: the access tokens that callers brought.
         abandoned: cells whose caller went away.
     """
 
@@ -27,7 +26,6 @@ class FakeInterpreter:
         self.port = 0
         self.contexts: dict[str, dict[str, str]] = {}
         self.asked: list[dict[str, Any]] = []
-        self.tokens: set[str] = set()
         self.abandoned = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,7 +33,6 @@ class FakeInterpreter:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.strip().split("\r\n")
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        self.tokens.add(headers.get("x-access-token", ""))
         body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))) or b"{}")
         method, path, _ = first.split(" ")
         try:

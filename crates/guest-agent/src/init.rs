@@ -7,7 +7,10 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
-    os::fd::AsRawFd,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{OpenOptionsExt, fchown},
+    },
     path::Path,
 };
 
@@ -20,6 +23,7 @@ use crate::{
     agent::Agent,
     error::{Error, Result},
     sockets,
+    user::User,
 };
 
 /// What to set; an absent field leaves things as they are.
@@ -97,10 +101,7 @@ pub fn apply(agent: &Agent, request: InitRequest) -> Result<Option<String>> {
             result => step("reset connections", result.map(|_| ())),
         }
     }
-    agent.unwritten.replace(Some(IdentityFiles {
-        hostname: hostname.map(str::to_owned),
-        machine_id,
-    }));
+    let hostname = hostname.map(str::to_owned);
     settle(
         agent,
         request.env_vars,
@@ -108,6 +109,14 @@ pub fn apply(agent: &Agent, request: InitRequest) -> Result<Option<String>> {
         request.default_user,
         request.default_workdir,
     );
+    let settings = agent.settings.borrow();
+    agent.unwritten.replace(Some(IdentityFiles {
+        hostname,
+        // Only a machine that becomes another one has processes that do not know its environment.
+        env: machine_id.is_some().then(|| settings.env.clone()),
+        user: settings.default_user.clone(),
+        machine_id,
+    }));
     if failed.is_empty() {
         Ok(warning)
     } else {
@@ -126,14 +135,24 @@ pub fn apply(agent: &Agent, request: InitRequest) -> Result<Option<String>> {
 pub struct IdentityFiles {
     hostname: Option<String>,
     machine_id: Option<String>,
+    env: Option<BTreeMap<String, String>>,
+    user: Option<String>,
 }
 
 impl IdentityFiles {
     /// Writes them; what cannot be written is told on the console, since nobody waits for an answer any more.
     pub fn write(self) {
-        let machine_id = self.machine_id.map_or(Ok(()), |id| write_machine_id(&id));
+        // The machine id comes last: whoever sees a new one finds the rest new, too.
+        let env = self
+            .env
+            .map_or(Ok(()), |env| write_env(&env, self.user.as_deref()));
         let hostname = self.hostname.map_or(Ok(()), |name| write_hostname(&name));
-        for (what, result) in [("machine id", machine_id), ("host name", hostname)] {
+        let machine_id = self.machine_id.map_or(Ok(()), |id| write_machine_id(&id));
+        for (what, result) in [
+            ("environment", env),
+            ("host name", hostname),
+            ("machine id", machine_id),
+        ] {
             if let Err(error) = result {
                 eprintln!("guest-agent: cannot write the {what}: {error}");
             }
@@ -253,6 +272,22 @@ fn write_machine_id(id: &str) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Tells the environment to processes that were started before the machine was this one, such as interpreters.
+fn write_env(env: &BTreeMap<String, String>, user: Option<&str>) -> io::Result<()> {
+    let staged = Path::new("/run/sandbox-env.json.new");
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(staged)?;
+    file.write_all(&serde_json::to_vec(env)?)?;
+    if let Ok(owner) = User::default(user) {
+        fchown(&file, Some(owner.uid), Some(owner.gid))?;
+    }
+    fs::rename(staged, "/run/sandbox-env.json")
 }
 
 fn write_hostname(name: &str) -> io::Result<()> {

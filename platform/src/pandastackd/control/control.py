@@ -89,7 +89,7 @@ class Control:
         self.traffic = Traffic(store, host, self.sandboxes, self.usage, tokens)
         self.ports = Ports(store, self.sandboxes)
         self.previews = Previews(self.sandboxes, tokens, now)
-        self.interpreters = Interpreters(self.sandboxes, tokens, background)
+        self.interpreters = Interpreters(self.sandboxes, background)
         self.tokens = tokens
         self.upkeep = Upkeep(store, host, host_id, self.sandboxes, moves, self.snapshots, now)
 

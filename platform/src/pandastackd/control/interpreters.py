@@ -10,7 +10,7 @@ from typing import Final
 
 from pandastackd.control.background import Background
 from pandastackd.control.commands import checked_timeout
-from pandastackd.control.keys import AccessTokens, Principal
+from pandastackd.control.keys import Principal
 from pandastackd.control.sandboxes import Sandboxes
 from pandastackd.errors import CommandTimeout, InvalidRequest, NotFound, PlatformError
 from pandastackd.guest.interpreter import CellEvent, CodeContext, Interpreter
@@ -25,9 +25,8 @@ LANGUAGES: Final = ("python", "javascript", "typescript", "r", "java", "bash")
 class Interpreters:
     """The code interpreters of all sandboxes."""
 
-    def __init__(self, sandboxes: Sandboxes, tokens: AccessTokens, background: Background) -> None:
+    def __init__(self, sandboxes: Sandboxes, background: Background) -> None:
         self._sandboxes = sandboxes
-        self._tokens = tokens
         self._background = background
 
     async def contexts(self, principal: Principal, sandbox_id: str) -> Sequence[CodeContext]:
@@ -125,4 +124,4 @@ class Interpreters:
                         code="no_interpreter",
                     ) from None
 
-            yield Interpreter(connect, token=self._tokens.of(sandbox_id))
+            yield Interpreter(connect)

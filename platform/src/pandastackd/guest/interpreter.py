@@ -45,6 +45,7 @@ MIME_TYPES: Final[Mapping[str, str]] = {
 }
 """Field of a result → its type. Everything else comes in ``extra``, by its own type."""
 
+_HEADERS = {b"Content-Type": b"application/json"}
 _JSON_FIELDS = frozenset({"json", "data", "chart"})
 _MOST_EXTRA = 32
 _IDENTITY = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -101,12 +102,10 @@ class Interpreter:
 
     Args:
         connect: makes a connection to a port of the guest; raises NotFound where nothing listens.
-        token: the sandbox's access token, which lets the interpreter learn the sandbox's environment.
     """
 
-    def __init__(self, connect: Connect, *, token: str) -> None:
+    def __init__(self, connect: Connect) -> None:
         self._connect = connect
-        self._headers = {b"Content-Type": b"application/json", b"X-Access-Token": token.encode("ascii")}
 
     async def contexts(self) -> list[CodeContext]:
         """All contexts. Raises NotFound where there is no interpreter."""
@@ -154,7 +153,7 @@ class Interpreter:
         channel = self._channel()
         try:
             async with channel.exchange(
-                "POST", "/execute", headers=self._headers, body=encode_json(message)
+                "POST", "/execute", headers=_HEADERS, body=encode_json(message)
             ) as response:
                 if response.status != 200:
                     raise refusal("run the cell", response.status, await read_bounded(response, MAX_SMALL))
@@ -180,7 +179,7 @@ class Interpreter:
         channel = self._channel()
         try:
             return await channel.collect(
-                what, method, target, headers=self._headers, body=body, silence_seconds=silence_seconds
+                what, method, target, headers=_HEADERS, body=body, silence_seconds=silence_seconds
             )
         finally:
             await channel.aclose()

@@ -20,7 +20,6 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-import tornado.httpclient
 import tornado.iostream
 import tornado.web
 
@@ -150,9 +149,8 @@ class Execute(Handler):
     ) -> AsyncIterator[Event]:
         with _as_refusals({}):
             context = await self.contexts.default(language) if identity is None else self.context(identity)
-            env = await self.env.read(self.request.headers.get("X-Access-Token"))
             try:
-                async with contextlib.aclosing(context.execute(code, variables, env)) as events:
+                async with contextlib.aclosing(context.execute(code, variables, self.env.read())) as events:
                     async for event in events:
                         yield event
             except KernelDiedError:
