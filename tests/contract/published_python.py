@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
+import time
+import urllib.request
 
 from capability import fails as raises
 from capability import run
@@ -102,6 +106,58 @@ def commands(client, url):
         assert {next(follow) for _ in range(2)} <= set(sandbox.logs())
 
 
+def streams(client, url):
+    with client.sandboxes.create(template="base") as sandbox:
+        seen = []
+
+        def stop(chunk):
+            seen.append(chunk)
+            raise KeyboardInterrupt
+
+        # Interrupting the client interrupts the command, with all its children.
+        try:
+            sandbox.exec_stream("sleep 4711 & echo begun; wait", on_stdout=stop)
+            raise AssertionError("the interrupt was swallowed")
+        except KeyboardInterrupt:
+            assert seen == ["begun\n"]
+        over = "for i in $(seq 50); do pgrep -f 'sleep [4]711' || exit 0; sleep 0.1; done; exit 1"
+        assert sandbox.exec(over).exit_code == 0
+        count = [0]
+
+        def add(chunk):
+            count[0] += len(chunk)
+
+        assert sandbox.exec_stream("head -c 5000000 /dev/zero | tr '\\0' x", on_stdout=add) == 0
+        assert count == [5_000_000]
+
+
+def logs(client, url):
+    with client.sandboxes.create(template="base") as sandbox:
+        follow = sandbox.logs(follow=True)
+        worker = threading.Thread(
+            target=sandbox.exec, args=("for i in 1 2 3; do echo line $i; sleep 0.2; done",)
+        )
+        worker.start()
+        lines = [line for _, line in zip(range(3), (each for each in follow if "line" in each), strict=False)]
+        assert lines == ["line 1", "line 2", "line 3"]
+        worker.join()
+        follow.close()
+
+
+def ports(client, url):
+    with client.sandboxes.create(template="base") as sandbox:
+        assert sandbox.preview_url(8123, scheme="http").startswith(f"http://8123-{sandbox.id}.")
+        sandbox.exec("setsid python3 -m http.server 8123 >/dev/null 2>&1 &")
+        for _ in range(100):
+            if 8123 in (urls := sandbox.preview_urls()):
+                break
+            time.sleep(0.1)
+        assert f"//8123-{sandbox.id}." in urls[8123]
+        request = urllib.request.Request(url, headers={"Host": urls[8123].split("//")[1]})
+        with urllib.request.urlopen(request) as answer:
+            assert b"Directory listing" in answer.read()
+
+
 def files(client, url):
     with client.sandboxes.create(template="base") as sandbox:
         fs = sandbox.filesystem
@@ -113,6 +169,9 @@ def files(client, url):
         assert (info.size, info.is_dir) == (len(data), False)
         assert fs.exists("/tmp/deep")
         assert not fs.exists("/nope")
+        large = random.Random(1).randbytes(64 * 1024 * 1024)
+        fs.write("/tmp/large", large)
+        assert fs.read("/tmp/large") == large
         fails(NotFoundError, lambda: fs.read("/nope"))
         fails(BadRequestError, lambda: fs.read("/../etc/passwd"), "..")
 
@@ -188,7 +247,7 @@ def unbuilt(client, url):
 
 if __name__ == "__main__":
     run(
-        (account, templates, life, commands, files, sleep, snapshots, forks, unbuilt),
+        (account, templates, life, commands, streams, logs, files, ports, sleep, snapshots, forks, unbuilt),
         Client(),
         os.environ["PANDASTACK_API"],
     )
