@@ -162,12 +162,12 @@ def files(client, url):
     with client.sandboxes.create(template="base") as sandbox:
         fs = sandbox.filesystem
         data = bytes(range(256)) * 100
-        fs.write("/tmp/deep/日本 語+.bin", data)
-        assert fs.read("/tmp/deep/日本 語+.bin") == data
-        assert [entry.name for entry in fs.listdir("/tmp/deep")] == ["日本 語+.bin"]
-        info = fs.stat("/tmp/deep/日本 語+.bin")
+        fs.write("/deep/日本 語+.bin", data)
+        assert fs.read("/deep/日本 語+.bin") == data
+        assert [entry.name for entry in fs.listdir("/deep")] == ["日本 語+.bin"]
+        info = fs.stat("/deep/日本 語+.bin")
         assert (info.size, info.is_dir) == (len(data), False)
-        assert fs.exists("/tmp/deep")
+        assert fs.exists("/deep")
         assert not fs.exists("/nope")
         large = random.Random(1).randbytes(64 * 1024 * 1024)
         fs.write("/tmp/large", large)

@@ -66,6 +66,16 @@ def test_a_written_file_is_the_user_s_and_its_folders_are_made(shared_sandbox: S
     assert seen.stdout.splitlines() == ["user 755", "user 755", "user 644", "text"]
 
 
+def test_what_is_missing_in_a_folder_of_root_s_is_made_and_is_the_user_s(shared_sandbox: Sandbox) -> None:
+    for _ in range(2):
+        shared_sandbox.filesystem.write("/data/in/file", "text")
+        shared_sandbox.filesystem.write("/usr/local/share/new", "text")
+    seen = shared_sandbox.exec(
+        "stat -c '%U %a' /data /data/in /data/in/file /usr/local/share/new /usr/local/share"
+    )
+    assert seen.stdout.splitlines() == ["user 755", "user 755", "user 644", "user 644", "root 755"]
+
+
 def test_writing_again_replaces_the_whole_file(shared_sandbox: Sandbox) -> None:
     shared_sandbox.filesystem.write("/tmp/again", b"a long first content")
     shared_sandbox.filesystem.write("/tmp/again", b"short")
@@ -115,13 +125,17 @@ def test_the_root_cannot_be_removed(shared_sandbox: Sandbox) -> None:
 def test_what_the_user_may_not_touch_is_refused(shared_sandbox: Sandbox) -> None:
     for attempt in (
         lambda: shared_sandbox.filesystem.read("/etc/shadow"),
-        lambda: shared_sandbox.filesystem.write("/etc/evil", b"x"),
+        lambda: shared_sandbox.filesystem.write("/etc/passwd", b"x"),
+        lambda: shared_sandbox.filesystem.write("/root/new", b"x"),
         lambda: shared_sandbox.filesystem.remove("/etc/passwd"),
     ):
         with pytest.raises(PandastackError) as error:
             attempt()
         assert error.value.status_code in (400, 403), error.value
-    assert shared_sandbox.exec("test -e /etc/evil || test ! -e /etc/passwd").exit_code == 1
+    seen = shared_sandbox.exec(
+        "sudo test -e /root/new || stat -c '%U %a' /etc/passwd; grep -c ^root: /etc/passwd"
+    )
+    assert seen.stdout.splitlines() == ["root 644", "1"]
 
 
 def test_symbolic_links_are_followed_and_removed_as_links(shared_sandbox: Sandbox) -> None:

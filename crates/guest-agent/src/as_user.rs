@@ -10,6 +10,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
 use crate::{
     error::{Error, Result},
     user::User,
@@ -36,6 +38,33 @@ pub async fn run<T: Send + 'static>(
     .await;
     drop(mine);
     done.unwrap_or_else(|_| Err(Error::internal("the file operation stopped unexpectedly")))
+}
+
+/// Does `work`, one system call, as the user whom the thread acts as but past the modes of files and folders.
+///
+/// What it makes is still the user's. Only [`crate::files::granted`] knows when this is right.
+///
+/// # Errors
+/// The kernel's, when the agent itself has no such right.
+pub fn past_modes<T>(work: impl FnOnce() -> T) -> io::Result<T> {
+    let own = capabilities(None)?;
+    let mut raised = own;
+    raised.effective |= CapabilitySet::DAC_OVERRIDE;
+    set_capabilities(None, raised)?;
+    let _lowered = Raised(own);
+    Ok(work())
+}
+
+/// Gives the thread its capabilities back when dropped.
+struct Raised(CapabilitySets);
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        if set_capabilities(None, self.0).is_err() {
+            // As for an identity: nothing else may run with these.
+            std::process::abort();
+        }
+    }
 }
 
 /// Work that must not be cut off in the middle: counted from its request to what is made of its result.

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Frames, Server, encode, frame, is_root, unary};
+use common::{Frames, Options, Server, encode, frame, is_root, unary};
 use serde_json::json;
 
 fn alive(pid: &str) -> bool {
@@ -462,6 +462,33 @@ async fn runs_as_the_user_asked_for() {
         .output()
         .await;
     assert_eq!(output.error.as_deref(), Some("unauthenticated"));
+}
+
+#[tokio::test]
+async fn a_process_hears_signals_that_the_agent_ignores_or_blocks() {
+    let quiet = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR2, libc::SIGRTMAX()];
+    // As `nohup` and a shell's `&` leave them for what they start.
+    let server = Server::with(Options {
+        // SAFETY: plain numbers and a set of signals on the stack; no handler is installed.
+        prepare: Box::new(move || unsafe {
+            let mut blocked: libc::sigset_t = std::mem::zeroed();
+            for signal in quiet {
+                libc::signal(signal, libc::SIG_IGN);
+                libc::sigaddset(&raw mut blocked, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, std::ptr::null_mut());
+        }),
+        ..Options::default()
+    });
+    let output = server
+        .run(json!({ "process": { "cmd": "grep", "args": ["-E", "^Sig(Blk|Ign)", "/proc/self/status"] } }))
+        .await;
+    for signal in quiet {
+        // SAFETY: plain numbers.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let none = "0".repeat(16);
+    assert_eq!(output.text(), format!("SigBlk:\t{none}\nSigIgn:\t{none}\n"));
 }
 
 #[tokio::test]

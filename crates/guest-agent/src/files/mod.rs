@@ -2,6 +2,7 @@
 
 pub mod compose;
 pub mod download;
+pub mod granted;
 pub mod metadata;
 pub mod multipart;
 pub mod sink;

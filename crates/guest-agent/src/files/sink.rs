@@ -1,7 +1,8 @@
 //! Where an upload goes: a hidden file beside the target that takes the target's place when it is whole.
 //!
 //! A reader never sees half an upload and a failed one leaves no trace. What cannot be replaced by a new file (a
-//! device, a file with several names, one in a folder the user may not write) is written in place.
+//! device, a file with several names, one in a folder the user may not write) is written in place. What is new in a
+//! folder of root's goes by the rule of `granted`.
 
 use std::{
     fs::{self, File, Metadata as Attributes, OpenOptions},
@@ -10,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::metadata::{self, Metadata};
+use super::{
+    granted::Folder,
+    metadata::{self, Metadata},
+};
 use crate::{
     error::{Error, Result},
     paths,
@@ -27,9 +31,16 @@ pub const CREATES: &str = "c-";
 pub struct Sink {
     file: File,
     path: String,
-    temporary: Option<PathBuf>,
+    temporary: Option<Temporary>,
     target: PathBuf,
     metadata: Metadata,
+}
+
+/// The hidden file of an upload.
+struct Temporary {
+    path: PathBuf,
+    /// Where it lies, if the user may not write there.
+    granted: Option<Folder>,
 }
 
 impl Sink {
@@ -96,20 +107,26 @@ impl Sink {
         }
     }
 
-    fn beside(target: &Path, old: Option<&Attributes>) -> io::Result<(File, PathBuf)> {
+    fn beside(target: &Path, old: Option<&Attributes>) -> io::Result<(File, Temporary)> {
         let mark = if old.is_some() { REPLACES } else { CREATES };
         let folder = target.parent().unwrap_or(Path::new("/"));
-        let temporary = folder.join(format!("{PREFIX}{mark}{:016x}", random()?));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)?;
+        let path = folder.join(format!("{PREFIX}{mark}{:016x}", random()?));
+        let created = OpenOptions::new().write(true).create_new(true).open(&path);
+        let (file, granted) = match (created, old) {
+            (Ok(file), _) => (file, None),
+            (Err(refused), None) => {
+                let folder = Folder::open(folder, refused)?;
+                (folder.create(last(&path), last(target))?, Some(folder))
+            }
+            (Err(error), Some(_)) => return Err(error),
+        };
+        let temporary = Temporary { path, granted };
         if let Some(old) = old {
             // Only root may give a file away; a user's own file stays theirs anyway.
             let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
             let kept = file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777));
             if let Err(error) = kept {
-                let _ = fs::remove_file(&temporary);
+                temporary.remove();
                 return Err(error);
             }
         }
@@ -130,7 +147,7 @@ impl Sink {
         };
         metadata::replace(&self.file, &self.metadata).map_err(wrong)?;
         if let Some(temporary) = &self.temporary {
-            fs::rename(temporary, &self.target).map_err(wrong)?;
+            temporary.rename(&self.target).map_err(wrong)?;
             self.temporary = None;
         }
         Ok(std::mem::take(&mut self.metadata))
@@ -155,12 +172,29 @@ impl Write for Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            let _ = fs::remove_file(temporary);
+            temporary.remove();
         }
     }
 }
 
-/// Makes a directory and all its missing parents; they belong to whom the thread acts as.
+impl Temporary {
+    fn rename(&self, target: &Path) -> io::Result<()> {
+        match &self.granted {
+            Some(folder) => folder.rename(last(&self.path), last(target)),
+            None => fs::rename(&self.path, target),
+        }
+    }
+
+    /// A failure leaves it behind and hinders nobody.
+    fn remove(&self) {
+        let _ = match &self.granted {
+            Some(folder) => folder.remove(last(&self.path)),
+            None => fs::remove_file(&self.path),
+        };
+    }
+}
+
+/// Makes a directory and all its missing parents; they belong to whom the thread acts as, also in folders of root's.
 ///
 /// # Errors
 /// The kernel's.
@@ -178,11 +212,20 @@ pub fn make_parents(path: &str) -> io::Result<()> {
     }
     for folder in missing.into_iter().rev() {
         match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(refused) => {
+                let parent = paths::parent(folder).as_ref();
+                Folder::open(parent, refused)?.make_dir(last(folder.as_ref()))?;
+            }
         }
     }
     Ok(())
+}
+
+/// The last component of a path.
+fn last(path: &Path) -> &Path {
+    path.file_name().map_or(path, Path::new)
 }
 
 fn random() -> io::Result<u64> {

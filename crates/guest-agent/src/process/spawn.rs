@@ -150,6 +150,9 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// The kernel's number of signals, and of bits in its set of them.
+const SIGNALS: libc::c_long = 64;
+
 /// The child's side: never returns, never allocates.
 fn become_program(
     program: &Program<'_>,
@@ -205,11 +208,7 @@ fn prepare(program: &Program<'_>) -> Result<(), Failure> {
             u32::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         );
-        // Rust ignores SIGPIPE and an ignored signal survives exec.
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        reset_signals();
         if program.birthright.shielded {
             let score = libc::open(
                 c"/proc/self/oom_score_adj".as_ptr(),
@@ -241,6 +240,33 @@ fn prepare(program: &Program<'_>) -> Result<(), Failure> {
             )?;
         }
         check(Step::Directory, libc::chdir(program.cwd.as_ptr()).into())
+    }
+}
+
+/// Every signal does again what it does by default, and none waits: what is ignored or blocked survives exec, and Rust
+/// ignores SIGPIPE, whoever starts the agent perhaps others. Raw, because the C library keeps some to itself.
+fn reset_signals() {
+    // As long as the kernel's sigaction and its set of signals; all zero is the default action, and the empty set.
+    let default = [0_u64; 4];
+    // SAFETY: the kernel reads from a live array that is long enough; the calls are async-signal-safe and the
+    // numbers that may not be set (SIGKILL, SIGSTOP) are refused without harm.
+    unsafe {
+        for signal in 1..=SIGNALS {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            );
+        }
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            default.as_ptr(),
+            ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        );
     }
 }
 
