@@ -23,8 +23,10 @@ def admin(server: ChildServer) -> PandaStack:
 
 @contextmanager
 def real_server(log: Path) -> Iterator[ChildServer]:
-    """A running server that prints to ``log``; at the end every sandbox is deleted and the server stopped."""
+    """A running server that prints to ``log``; every sandbox is deleted before and after."""
     with log.open("ab") as output, ChildServer(DATA_DIR, output=output) as server:
+        # What a run left that was killed.
+        delete_all(admin(server))
         try:
             yield server
         finally:
