@@ -85,7 +85,8 @@ class FakeGuest:
         self.killed: list[int] = []
         self.running: dict[int, str | None] = {}
         self.script: list[Event] = []
-        self.ports: dict[int, int] = {}
+        # No interpreter, whatever this machine itself runs there.
+        self.ports: dict[int, int] = {49_999: 1}
 
     async def start(self, command: Command) -> AsyncGenerator[Event]:
         if self.script:

@@ -206,10 +206,9 @@ async def test_what_json_has_no_word_for_does_not_spoil_the_answer(http: httpx.A
 
 
 async def test_a_sandbox_without_an_interpreter_says_which_template_has_one(
-    http: httpx.AsyncClient, agent: FakeAgent
+    http: httpx.AsyncClient,
 ) -> None:
     sandbox_id = (await http.post("/v1/sandboxes", json={"template": "base"})).json()["id"]
-    agent.guests[sandbox_id].ports[49999] = 1
     answer = await http.post(f"/v1/sandboxes/{sandbox_id}/repl/sessions", json={"language": "python"})
     assert (answer.status_code, answer.json()["code"]) == (400, "no_interpreter")
     assert "template code-interpreter" in answer.json()["error"]

@@ -87,7 +87,7 @@ class Interpreters:
                 except TimeoutError:
                     raise CommandTimeout(
                         f"the cell timed out after {limit:g}s: deadline exceeded; it was stopped, and its context"
-                        " lives on; give it a larger timeout_ms"
+                        " lives on; give it more time"
                     ) from None
                 if event is None:
                     return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import secrets
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Literal
 
@@ -24,14 +24,6 @@ MAX_READ_BYTES = 256 * 1024
 MAX_ENTRIES = 1000
 DEFAULT_TIMEOUT_SECONDS = 60.0
 MAX_TIMEOUT_SECONDS = 3600.0
-
-Language = Literal["python", "bash", "javascript"]
-
-_INTERPRETERS: dict[Language, tuple[str, str]] = {
-    "python": ("python3", "py"),
-    "bash": ("bash", "sh"),
-    "javascript": ("node", "js"),
-}
 
 
 class Ran(BaseModel):
@@ -71,8 +63,7 @@ class Listing(BaseModel):
 
 async def run_command(desk: Desk, sandbox_id: str, command: str, timeout_seconds: float) -> Ran:
     """Run shell text to its end, or kill it when its time is up. Raises CommandTimeout with what it had printed."""
-    if timeout_seconds > MAX_TIMEOUT_SECONDS:
-        raise InvalidRequest(f"timeout_seconds is at most {MAX_TIMEOUT_SECONDS:g}", code="invalid_timeout")
+    checked_seconds(timeout_seconds)
     kept = {"stdout": Kept(OUTPUT_BYTES), "stderr": Kept(OUTPUT_BYTES)}
     try:
         async with desk.control.sandboxes.use(desk.caller, sandbox_id) as guest:
@@ -84,20 +75,8 @@ async def run_command(desk: Desk, sandbox_id: str, command: str, timeout_seconds
                     elif isinstance(event, Ended):
                         return _ran(event.exit_code, kept)
     except CommandTimeout as error:
-        printed = "".join(f"; its {name} was:\n{text.text()}\n" for name, text in kept.items() if text.text())
-        raise CommandTimeout(f"{error.message}{printed}") from error
+        raise CommandTimeout(error.message + printed_of(kept)) from error
     raise HostFailure("the guest lost the command: its end was never reported", code="guest_protocol")
-
-
-async def run_code(desk: Desk, sandbox_id: str, code: str, language: Language, timeout_seconds: float) -> Ran:
-    """Run a program in a fresh interpreter."""
-    program, suffix = _INTERPRETERS[language]
-    path = f".cell-{secrets.token_hex(8)}.{suffix}"
-    async with desk.control.sandboxes.use(desk.caller, sandbox_id) as guest:
-        await guest.write(path, code.encode())
-    return await run_command(
-        desk, sandbox_id, f"{program} {path}; code=$?; rm -f {path}; exit $code", timeout_seconds
-    )
 
 
 async def read_file(desk: Desk, sandbox_id: str, path: str, offset: int, limit: int) -> FileContent:
@@ -152,10 +131,29 @@ async def list_files(desk: Desk, sandbox_id: str, path: str) -> Listing:
     )
 
 
-def _ran(exit_code: int, kept: dict[str, Kept]) -> Ran:
-    notes = [f"{text.left_out} bytes of {name}" for name, text in kept.items() if text.left_out]
-    note = f"left out: {', '.join(notes)}; write output to a file and read it in parts" if notes else None
-    return Ran(exit_code=exit_code, stdout=kept["stdout"].text(), stderr=kept["stderr"].text(), note=note)
+def checked_seconds(timeout_seconds: float) -> None:
+    """Raises InvalidRequest for more than a tool may take."""
+    if timeout_seconds > MAX_TIMEOUT_SECONDS:
+        raise InvalidRequest(f"timeout_seconds is at most {MAX_TIMEOUT_SECONDS:g}", code="invalid_timeout")
+
+
+def printed_of(kept: Mapping[str, Kept]) -> str:
+    """What there is of each output, as the end of a sentence."""
+    return "".join(f"; its {name} was:\n{text.text()}\n" for name, text in kept.items() if text.text())
+
+
+def note_of(kept: Mapping[str, Kept]) -> str | None:
+    """What was left out of each output, if anything was."""
+    left_out = [f"{text.left_out} bytes of {name}" for name, text in kept.items() if text.left_out]
+    if not left_out:
+        return None
+    return f"left out: {', '.join(left_out)}; write output to a file and read it in parts"
+
+
+def _ran(exit_code: int, kept: Mapping[str, Kept]) -> Ran:
+    return Ran(
+        exit_code=exit_code, stdout=kept["stdout"].text(), stderr=kept["stderr"].text(), note=note_of(kept)
+    )
 
 
 def _text(piece: bytes, *, cut: bool) -> str | None:

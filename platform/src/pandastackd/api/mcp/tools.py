@@ -8,13 +8,13 @@ from mcp.server.mcpserver import Context
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
+from pandastackd.api.mcp import code as cells
 from pandastackd.api.mcp import guest_tools
 from pandastackd.api.mcp.desk import Desk
 from pandastackd.api.mcp.guest_tools import (
     DEFAULT_TIMEOUT_SECONDS,
     READ_BYTES,
     FileContent,
-    Language,
     Listing,
     Ran,
 )
@@ -128,11 +128,14 @@ async def run_code(
     ctx: Ctx,
     sandbox_id: SandboxId,
     code: str,
-    language: Language = "python",
+    language: cells.Language = "python",
     timeout_seconds: Timeout = DEFAULT_TIMEOUT_SECONDS,
-) -> Ran:
-    """Run a program in a fresh interpreter; print what you want to see. Files stay, variables do not."""
-    return await guest_tools.run_code(Desk.of(ctx), sandbox_id, code, language, timeout_seconds)
+) -> cells.CodeRan:
+    """Run code as a notebook's cell: variables stay for the next call of the language, the last value is `result`.
+
+    A template without kernels (`base`) runs Python, bash and JavaScript, each call as a program of its own.
+    """
+    return await cells.run_code(Desk.of(ctx), sandbox_id, code, language, timeout_seconds)
 
 
 async def run_command(
