@@ -1,4 +1,4 @@
-"""Runs inside a virtual environment with the published e2b-code-interpreter: cells, results, errors, a picture."""
+"""Runs inside a virtual environment with the published e2b-code-interpreter: cells and all that comes of them."""
 
 # mypy: ignore-errors
 # (its imports exist only in that environment)
@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import re
 
-from capability import run
-from e2b_code_interpreter import Sandbox
+from capability import fails, run
+from e2b_code_interpreter import Sandbox, TimeoutException
 
 
 def cells(box):
@@ -35,6 +35,13 @@ def pictures(box):
     assert base64.b64decode(png).startswith(b"\x89PNG")
 
 
+def charts(box):
+    done = box.run_code("plt.bar(['a', 'b'], [3, 4])\nplt.title('T')\nplt.show()")
+    (chart,) = [result.chart for result in done.results if result.chart]
+    assert (chart.type.value, chart.title) == ("bar", "T")
+    assert [(bar.label, float(bar.value)) for bar in chart.elements] == [("a", 3.0), ("b", 4.0)]
+
+
 def tables(box):
     done = box.run_code("import pandas\npandas.DataFrame({'a': [1, 2]})")
     assert "<table" in done.results[0].html
@@ -43,11 +50,29 @@ def tables(box):
 def contexts(box):
     context = box.create_code_context()
     assert box.run_code("'x' in globals()", context=context).text == "False"
+    assert box.run_code("'x' in globals()").text == "True"
+
+
+def stopping(box):
+    context = box.create_code_context()
+    box.run_code("kept = 1", context=context)
+    fails(TimeoutException, lambda: box.run_code("import time; time.sleep(60)", context=context, timeout=2))
+    assert box.run_code("kept", context=context).text == "1"
+
+
+def languages(box):
+    assert box.run_code("echo $((6 * 7))", language="bash").logs.stdout == ["42\n"]
+    assert box.run_code("[20, 22].reduce((a, b) => a + b)", language="javascript").text == "42"
+
+
+def main():
+    """All of it in one sandbox."""
+    box = Sandbox.create(timeout=600)
+    try:
+        run((cells, errors, pictures, charts, tables, contexts, stopping, languages), box)
+    finally:
+        box.kill()
 
 
 if __name__ == "__main__":
-    box = Sandbox.create(timeout=600)
-    try:
-        run((cells, errors, pictures, tables, contexts), box)
-    finally:
-        box.kill()
+    main()
