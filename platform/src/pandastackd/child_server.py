@@ -77,6 +77,7 @@ class ChildServer:
             env={**os.environ, **self.env},
         )
         deadline = time.monotonic() + READY_SECONDS
+        pause = 0.05
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise HostFailure(
@@ -86,7 +87,9 @@ class ChildServer:
                 if httpx.get(f"{self.url}/healthz", timeout=2, trust_env=False).is_success:
                     return
             except httpx.TransportError:
-                time.sleep(0.05)
+                time.sleep(pause)
+                # One that bakes takes minutes, and needs the processor more than we do.
+                pause = min(1.5 * pause, 1.0)
         self.kill()
         raise HostFailure(
             f"the server was not ready within {READY_SECONDS:.0f} s; its last lines say what it was doing"
