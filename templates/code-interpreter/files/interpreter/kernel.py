@@ -137,11 +137,15 @@ class Kernel:
 
     async def _messages(self, request: str) -> AsyncIterator[tuple[str, dict[str, Any], str]]:
         """What the kernel says about one request until it is done: kind, content and time of each message."""
-        answered = False
+        answered = done = False
         while True:
             try:
-                message = await self._client.get_iopub_msg(timeout=POLL_SECONDS)
+                message = await self._client.get_iopub_msg(
+                    timeout=self._language.late_seconds if done else POLL_SECONDS
+                )
             except queue.Empty:
+                if done:
+                    return
                 # The kernel drops output that nobody takes in time, the word that it is done included; its
                 # answer on the other channel is never dropped.
                 if answered:
@@ -156,7 +160,10 @@ class Kernel:
             if kind == "status" and content["execution_state"] == "idle":
                 # Answers that nobody takes would fill the channel up.
                 await self._answered(request)
-                return
+                if not self._language.late_seconds:
+                    return
+                done = True
+                continue
             # Most kernels' dates are parsed by the client library; one that it cannot read stays a text.
             date = message["header"]["date"]
             timestamp = date if isinstance(date, str) else date.isoformat()

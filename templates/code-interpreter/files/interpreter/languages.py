@@ -35,6 +35,7 @@ class Language:
         warm: code that brings into memory what most cells need, run once before the machine is frozen.
         transport: ``ipc`` or ``tcp``.
         values_are_displayed: the kernel tells a cell's value in the way that it tells all it shows.
+        late_seconds: how long after a cell's end to wait for what the kernel still has to say about it.
         interrupt: how a running cell is stopped: by ``signal`` or by ``message``.
         environment: added to what the kernel inherits.
     """
@@ -47,6 +48,7 @@ class Language:
     prelude: str = ""
     warm: str = ""
     transport: str = "ipc"
+    late_seconds: float = 0.0
     interrupt: str = "signal"
     values_are_displayed: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -133,6 +135,8 @@ def _deno(name: str, *aliases: str) -> Language:
         reseed=lambda seed: f"globalThis[Symbol.for('pandastack.reseed')]?.({seed}n); undefined",
         prelude=(INSIDE / "javascript.js").read_text(),
         transport="tcp",
+        # Output, value and the word that the cell is done go their own ways through Deno, and overtake each other.
+        late_seconds=0.1,
         interrupt="message",
         environment={"DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"},
     )
