@@ -23,7 +23,7 @@ def admin(server: ChildServer) -> PandaStack:
 
 @contextmanager
 def real_server(log: Path) -> Iterator[ChildServer]:
-    """A running server that prints to ``log``; every sandbox is deleted before and after."""
+    """A running server that prints to ``log``; every sandbox and snapshot is deleted before and after."""
     with log.open("ab") as output, ChildServer(DATA_DIR, output=output) as server:
         # What a run left that was killed.
         delete_all(admin(server))
@@ -34,10 +34,15 @@ def real_server(log: Path) -> Iterator[ChildServer]:
 
 
 def delete_all(client: PandaStack) -> None:
-    """Delete every sandbox the client can see."""
+    """Delete every sandbox and snapshot the client can see."""
     for sandbox in client.sandboxes.list():
         try:
             sandbox.kill()
+        except NotFoundError:
+            continue
+    for snapshot in client.snapshots.list():
+        try:
+            client.snapshots.delete(snapshot.id)
         except NotFoundError:
             continue
 

@@ -25,9 +25,7 @@ SEEN: dict[Client, dict[str, Result]] = {}
 @pytest.mark.parametrize("client", clients(), ids=lambda client: f"{client.name} {client.version}")
 def test_a_client_does_what_the_page_says(addresses: dict[str, str], tmp_path: Path, client: Client) -> None:
     try:
-        seen = SEEN[client] = client.run(
-            tmp_path, {**addresses, "PANDASTACK_WHOLE_KIT": "1" if WRITE else ""}
-        )
+        seen = SEEN[client] = client.run(tmp_path, addresses)
     except OutOfReach as error:
         pytest.skip(f"{client.name} {client.version} cannot be installed: {error}")
     red = {name: result.reason for name, result in seen.items() if result.mark == "not ok"}

@@ -297,11 +297,13 @@ async def test_a_full_disk_is_said_to_be_full_and_the_machine_runs(tmp_path: Pat
 async def test_a_writer_is_caught_at_one_instant(xfs: Path, tool: MemoryTool) -> None:
     """A process that never stops writing, paused by a signal: the copy is one moment of it, not a smear."""
     script = (
-        "import mmap, sys, struct\n"
+        "import mmap, sys\n"
         "f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_PRIVATE); n = 0\n"
+        # One store a page: struct.pack_into writes zeros first, and may be stopped just then.
+        "words = memoryview(m).cast('Q')\n"
         "while True:\n"
         "    n += 1\n"
-        "    for place in range(0, len(m), 4096): struct.pack_into('<Q', m, place, n)\n"
+        "    for place in range(0, len(words), 512): words[place] = n\n"
         "    if n == 2: print('ready', flush=True)\n"
     )
     base = xfs / "base"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pandastack import PandaStack, Sandbox, errors
 from pandastackd.child_server import ChildServer
-from tests.real_server import admin, real_server
 
 pytestmark = [
     pytest.mark.needs("qemu-system-x86_64", "ssh", "scp", "sftp", "ssh-keygen"),
@@ -20,17 +18,6 @@ pytestmark = [
 ]
 
 CLI = (sys.executable, "-m", "pandastack.cli")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChildServer]:
-    with real_server(tmp_path_factory.mktemp("server") / "server.log") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: ChildServer) -> PandaStack:
-    return admin(server)
 
 
 @pytest.fixture(scope="module")
