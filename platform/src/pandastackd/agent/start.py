@@ -105,7 +105,8 @@ async def start_machine(
             build = await _introduce(rooms, sandbox, vmm, identity)
         except (GuestUnreachable, HostFailure) as silent:
             raise VmmFailed(silent.message, console_tail=vmm.console_tail(), code=silent.code) from silent
-        sandbox.save(envd_version=build.envd_version)
+        # Every caller writes the record next: once is enough.
+        sandbox.record = sandbox.record.with_(envd_version=build.envd_version)
         return StartTiming(disk_ms, vmm.timing.start_ms, vmm.timing.load_ms, watch.lap())
     except BaseException:
         # Shielded: a caller that gives up in the middle must not leave half a machine behind.
