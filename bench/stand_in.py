@@ -29,7 +29,7 @@ import httpx  # noqa: E402
 import uvicorn  # noqa: E402
 
 from pandastackd import log as logging  # noqa: E402
-from pandastackd.api import create_app  # noqa: E402
+from pandastackd.api import create_app, leads_to_a_port  # noqa: E402
 from pandastackd.config import Settings  # noqa: E402
 from pandastackd.control import Control  # noqa: E402
 from pandastackd.control.keys import AccessTokens  # noqa: E402
@@ -163,7 +163,7 @@ async def _serve(data_dir: Path, listen: str, public: int, control: int) -> None
         GatewayMiddleware(create_app(plane, settings), gateway),
         host=address,
         port=int(port),
-        http=server_protocol(gateway),
+        http=server_protocol(leads_to_a_port),
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,

@@ -20,7 +20,7 @@ import uvicorn
 
 from pandastackd import log as logging
 from pandastackd.agent.agent import Agent
-from pandastackd.api import create_app
+from pandastackd.api import create_app, leads_to_a_port
 from pandastackd.config import Settings
 from pandastackd.control import Control, HostAgent
 from pandastackd.control.keys import AccessTokens
@@ -117,7 +117,7 @@ async def serve(
             uvicorn.Config(
                 # Around the API: what a sandbox answers is its own, down to the headers.
                 GatewayMiddleware(app, gateway),
-                http=server_protocol(gateway),
+                http=server_protocol(leads_to_a_port),
                 ws="websockets-sansio",
                 ws_max_size=WS_MESSAGE_BYTES,
                 ws_ping_timeout=WS_PATIENCE_SECONDS,

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from pandastackd.api import leads_to_a_port
 from pandastackd.control import Control, CreateRequest, Principal
 from pandastackd.gateway import Gateway, GatewayMiddleware, server_protocol
 from tests.unit.fakes import FakeAgent
@@ -24,7 +25,7 @@ from tests.unit.fakes import FakeAgent
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """The loop the platform runs on; its transports are not asyncio's own."""
     return "asyncio", {"use_uvloop": True}
@@ -62,7 +63,7 @@ async def front(app: FastAPI, control: Control, agent: FakeAgent, admin: Princip
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             GatewayMiddleware(app, gateway),
-            http=server_protocol(gateway),
+            http=server_protocol(leads_to_a_port),
             lifespan="off",
             log_config=None,
             access_log=False,

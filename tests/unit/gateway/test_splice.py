@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import InvalidStatus
 
 from pandastackd.control import Control, CreateRequest, Network, Principal
 from tests.unit.gateway.conftest import Front
@@ -112,6 +116,83 @@ async def test_other_websockets_stay_the_platforms(front: Front) -> None:
     reader, writer = await front.raw(request)
     assert (await reader.readline()).split(b" ")[1] in (b"400", b"403", b"404")
     writer.close()
+
+
+@pytest.fixture
+def key(admin: Principal, tmp_path: Path) -> str:
+    """The administrator's."""
+    return (tmp_path / "admin.key").read_text().strip()
+
+
+async def test_through_the_platforms_own_address_nothing_of_the_platforms_goes_along(
+    front: Front, key: str
+) -> None:
+    heads: list[bytes] = []
+
+    async def noting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(CRLF))
+        agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        writer.write(agreed + b"Set-Cookie: a=b\r\nX-Own: kept\r\n\r\nfirst")
+        writer.write(b"got " + await reader.read())
+        writer.close()
+
+    await front.listen(3000, noting)
+    lead = f"/v1/sandboxes/{front.sandbox_id}/proxy/3000"
+    asked = upgrade(front, 3000).replace(
+        b"GET /chat?a=b", f"GET {lead}/a%20b?x=1&access_token={key}".encode()
+    )
+    asked = asked.replace(f"3000-{front.sandbox_id}.example".encode(), b"localhost\r\nCookie: c=d")
+    reader, writer = await front.raw(asked)
+    head = (await reader.readuntil(CRLF)).lower()
+    assert head.startswith(b"http/1.1 101 ")
+    assert b"x-own: kept\r\n" in head
+    assert b"set-cookie" not in head
+    assert await reader.readexactly(5) == b"first"
+    writer.write(b"bytes")
+    writer.write_eof()
+    assert await reader.read() == b"got bytes"
+    writer.close()
+    assert heads[0].startswith(b"GET /a%20b?x=1 HTTP/1.1\r\n")
+    for secret in (b"cookie", b"authorization", b"access_token", key.encode()):
+        assert secret not in heads[0].lower()
+
+
+async def test_a_websocket_through_every_address_of_a_port(
+    front: Front, key: str, stranger: str, control: Control, admin: Principal
+) -> None:
+    async def echo(socket: ServerConnection) -> None:
+        async for message in socket:
+            await socket.send(message)
+
+    own, base = front.sandbox_id, f"ws://127.0.0.1:{front.port}/v1"
+    proxy = f"{base}/sandboxes/{own}/proxy/3000/chat"
+    token, _ = await control.previews.create(admin, own, port=3000, ttl_seconds=60, paths=["/chat"])
+    bearer = {"Authorization": f"Bearer {key}"}
+    async with serve(echo, "127.0.0.1", 0) as guest:
+        front.agent.guests[own].ports[3000] = next(iter(guest.sockets)).getsockname()[1]
+        for url, headers in (
+            (f"ws://127.0.0.1:{front.port}/chat", front.headers(3000)),
+            (proxy, bearer),
+            (f"{proxy}?access_token={key}", {}),
+            (f"{base}/p/{token}/chat", {}),
+        ):
+            async with connect(url, additional_headers=headers, max_size=None, proxy=None) as socket:
+                for message in ("ünïcødé 🐼", b"\0\xff", bytes(300_000), ""):
+                    await socket.send(message)
+                    assert await socket.recv() == message
+        for url, headers, status in (
+            (proxy, {}, 401),
+            (proxy, {"Authorization": f"Bearer {stranger}"}, 404),
+            (proxy.replace("3000", "0"), bearer, 400),
+            (proxy.replace("3000", "9"), bearer, 502),
+            (f"{base}/p/{token}/closed", {}, 403),
+            (f"{base}/p/{token}x/chat", {}, 401),
+        ):
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(url, additional_headers=headers, proxy=None):
+                    pass
+            assert refused.value.response.status_code == status
+            assert b'"code"' in (refused.value.response.body or b"")
 
 
 async def test_closed_ports_and_masks_hold_for_upgrades_too(

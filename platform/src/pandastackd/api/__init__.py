@@ -5,5 +5,6 @@ one shape, see ``errors``.
 """
 
 from pandastackd.api.app import create_app
+from pandastackd.api.ports import leads_to_a_port
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "leads_to_a_port"]

@@ -18,7 +18,7 @@ from pandastackd.api.errors import invalid
 from pandastackd.config import Settings
 from pandastackd.control import Control, Key, Principal
 from pandastackd.errors import InvalidRequest, TooLarge
-from pandastackd.gateway import Gateway
+from pandastackd.gateway import UPGRADE, Gateway
 from pandastackd.metrics import Metrics
 
 MAX_BODY = 1024 * 1024
@@ -66,7 +66,9 @@ def presented_key(connection: HTTPConnection, *, in_query: bool = False) -> str 
 
 async def caller_of(request: Request) -> Principal:
     """Who is calling. Raises Unauthenticated."""
-    return await control_of(request).keys.authenticate(presented_key(request))
+    # Browsers cannot send a header with a WebSocket.
+    in_query = UPGRADE in request.scope.get("extensions", {})
+    return await control_of(request).keys.authenticate(presented_key(request, in_query=in_query))
 
 
 ControlDep = Annotated[Control, Depends(control_of)]

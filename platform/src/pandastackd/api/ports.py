@@ -1,11 +1,14 @@
 """Ports: which are open, what they are called, and ways to reach one through the API's own address.
 
+WebSockets go these ways too: their handshake is a request as any other.
+
 A sandbox's pages are somebody's untrusted program. Served from the API's own origin they are kept apart from it: no
 cookie and no key goes in, no cookie comes out, and the browser gives them an origin of their own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode
@@ -25,6 +28,8 @@ public = APIRouter()
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
+_TO_A_PORT = re.compile(rb"/v1/(?:sandboxes/[^/]+/proxy|p)/.")
+
 _SECRET = frozenset({b"authorization", b"cookie", b"x-api-key"})
 _APART = (
     (
@@ -33,6 +38,11 @@ _APART = (
     ),
     (b"cross-origin-resource-policy", b"cross-origin"),
 )
+
+
+def leads_to_a_port(path: bytes) -> bool:
+    """Whether what is asked below this path is asked of a sandbox's port, and not of the platform."""
+    return _TO_A_PORT.match(path) is not None
 
 
 @router.get("/sandboxes/{sandbox_id}/ports", response_model=list[PortInfo])

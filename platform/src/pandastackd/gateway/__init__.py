@@ -5,7 +5,8 @@ carries traffic on. Whatever comes out of a guest is passed on or refused, never
 """
 
 from pandastackd.gateway.address import Target, target_of
+from pandastackd.gateway.exchange import UPGRADE
 from pandastackd.gateway.gateway import Gateway, GatewayMiddleware
 from pandastackd.gateway.splice import server_protocol
 
-__all__ = ["Gateway", "GatewayMiddleware", "Target", "server_protocol", "target_of"]
+__all__ = ["UPGRADE", "Gateway", "GatewayMiddleware", "Target", "server_protocol", "target_of"]

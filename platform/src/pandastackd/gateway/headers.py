@@ -59,6 +59,8 @@ def answer_headers(head: Head) -> RawHeaders:
     chunked = any(name == b"transfer-encoding" for name, _ in head.headers)
     if not chunked and head.status not in (204, 304):
         kept += [(name, value) for name, value in head.headers if name == b"content-length"][:1]
+    if head.status == 101:
+        kept += [(name, value) for name, value in head.headers if name in (b"upgrade", b"connection")]
     return kept
 
 

@@ -1,44 +1,58 @@
-"""WebSockets and other upgrades into a sandbox: the handshake goes through, then bytes both ways, unread.
+"""WebSockets into a sandbox: the handshake is a request as any other, then bytes go both ways, unread.
 
 The web server hands its applications messages, not bytes, so this takes the client's connection over from the
-server itself. It does so only when the guest has agreed to the upgrade: a connection that goes on speaking HTTP
-stays with the server's parser, where every request is routed by itself.
+server itself and serves one request on it, which may leave HTTP (``UPGRADE``): routes, keys and refusals are those of
+every other request. It is the last one: whatever the answer is, the connection ends with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
+from urllib.parse import unquote
 
+import httptools
+import structlog
+from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pandastackd.errors import PlatformError
-from pandastackd.gateway import refusals
-from pandastackd.gateway.address import Target, target_of
-from pandastackd.gateway.gateway import Gateway, Refused
-from pandastackd.gateway.headers import answer_headers, upgrade_headers
-from pandastackd.gateway.upstream import BrokenAnswer, Head, Upstream
+from pandastackd.gateway.address import target_of
+from pandastackd.gateway.exchange import UPGRADE
+
+log = structlog.get_logger(__name__)
 
 READ_AHEAD = 256 * 1024
 
 
-def server_protocol(gateway: Gateway) -> type[HttpToolsProtocol]:
-    """uvicorn's HTTP protocol, but for upgrades that are for a sandbox: those go through ``gateway``."""
+def server_protocol(leads_to_a_port: Callable[[bytes], bool]) -> type[HttpToolsProtocol]:
+    """uvicorn's HTTP protocol, but for upgrades that are for a sandbox's port: those are spliced.
+
+    Args:
+        leads_to_a_port: whether a path of the platform's own leads to one.
+    """
 
     class Protocol(HttpToolsProtocol):
         def handle_websocket_upgrade(self) -> None:
             try:
-                target = target_of(self.headers)
-            except PlatformError:
-                # An ordinary answer says what is wrong; the connection has no other use.
-                self.send_400_response("E2b-Sandbox-Id and E2b-Sandbox-Port do not name a sandbox's port")
+                url = httptools.parse_url(self.url)
+                path = unquote((url.path or b"/").decode("ascii"))
+            except (httptools.HttpParserError, UnicodeDecodeError):
+                self.send_400_response("Invalid HTTP request received.")
                 return
-            if target is None:
+            if not (_names_a_sandbox(self.headers) or leads_to_a_port(url.path or b"/")):
                 super().handle_websocket_upgrade()
                 return
-            method = self.scope["method"]
-            splice = Splice(gateway, target, method, self.url, list(self.headers), self.connections)
+            scope = {
+                **self.scope,
+                "path": path,
+                "raw_path": url.path or b"/",
+                "query_string": url.query or b"",
+                "extensions": {UPGRADE: {}},
+            }
+            splice = Splice(self.app, scope, self.server_state.default_headers, self.connections)
             self.connections.discard(self)
             self.transport.set_protocol(splice)
             splice.connection_made(self.transport)
@@ -49,28 +63,29 @@ def server_protocol(gateway: Gateway) -> type[HttpToolsProtocol]:
     return Protocol
 
 
+def _names_a_sandbox(headers: list[tuple[bytes, bytes]]) -> bool:
+    try:
+        return target_of(headers) is not None
+    except PlatformError:
+        # Not properly; the gateway says what is wrong.
+        return True
+
+
 class Splice(asyncio.Protocol):
     """A client's connection from its upgrade request to its end."""
 
     def __init__(
-        self,
-        gateway: Gateway,
-        target: Target,
-        method: str,
-        url: bytes,
-        headers: list[tuple[bytes, bytes]],
-        connections: set[Any],
+        self, app: Any, scope: Scope, default_headers: list[tuple[bytes, bytes]], connections: set[Any]
     ) -> None:
-        self._gateway = gateway
-        self._target = target
-        self._method = method
-        self._url = url
-        self._headers = headers
+        self._app: ASGIApp = app
+        self._scope = scope
+        self._default_headers = default_headers
         self._connections = connections
         self._transport: asyncio.Transport
         self._held: list[bytes] = []
         self._held_size = 0
         self._ended = False
+        self._told_end = False
         self._paused = False
         self._changed = asyncio.Event()
         self._writable = asyncio.Event()
@@ -123,82 +138,47 @@ class Splice(asyncio.Protocol):
     # ------------------------------------------------------------------ the job
 
     async def run(self) -> None:
-        """Carry the connection until either side is gone."""
-        carrying = asyncio.create_task(self._carry())
+        """Serve the request until either side is gone."""
+        serving = asyncio.ensure_future(self._app(self._scope, self._receive, self._send))
         try:
-            await asyncio.wait({carrying, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({serving, self._gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            carrying.cancel()
-            await asyncio.gather(carrying, return_exceptions=True)
+            serving.cancel()
+            (fault,) = await asyncio.gather(serving, return_exceptions=True)
+            if isinstance(fault, Exception):
+                log.error("splice.fault", path=self._scope["path"], exc_info=fault)
             self._transport.close()
 
-    async def _carry(self) -> None:
-        try:
-            async with self._gateway.reach(self._target) as way:
-                try:
-                    await self._exchange(way.upstream, way.host)
-                finally:
-                    way.upstream.abort()
-        except Refused as refused:
-            await self._send_head(refused.head)
-            await self._send(refused.head.body)
-        except BrokenAnswer:
-            # Too late for an answer: the client learns by the end of the connection.
-            self._transport.abort()
-
-    async def _exchange(self, upstream: Upstream, host: bytes | None) -> None:
-        upstream.begin(self._method, self._url, upgrade_headers(self._headers, host))
-        try:
-            head = await upstream.head()
-        except BrokenAnswer as error:
-            head = refusals.broken(self._target, error)
-            await self._send_head(head)
-            await self._send(head.body)
-            return
-        if head.status == 101:
-            await self._send_head(head)
-            uploading = asyncio.create_task(self._upload(upstream))
-            try:
-                await self._download(upstream)
-            finally:
-                uploading.cancel()
-                await asyncio.gather(uploading, return_exceptions=True)
-            return
-        # The end of the connection is the end of the body, whatever its length was said to be.
-        await self._send_head(head)
-        await self._download(upstream)
-
-    async def _upload(self, upstream: Upstream) -> None:
-        while True:
-            await self._changed.wait()
+    async def _receive(self) -> Message:
+        """What the client sends after its request."""
+        while not (self._held or self._ended):
             self._changed.clear()
-            data = b"".join(self._held)
-            self._held.clear()
-            self._held_size = 0
-            if data:
-                await upstream.write(data)
-            if self._paused and not self._transport.is_closing():
-                self._paused = False
-                self._transport.resume_reading()
-            if self._ended and not self._held:
-                upstream.end_writing()
-                return
+            await self._changed.wait()
+        if self._told_end:
+            await asyncio.wait({self._gone})
+        if self._gone.done():
+            return {"type": "http.disconnect"}
+        data = b"".join(self._held)
+        self._held.clear()
+        self._held_size = 0
+        if self._paused and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+        self._told_end = self._ended
+        return {"type": "http.request", "body": data, "more_body": not self._ended}
 
-    async def _download(self, upstream: Upstream) -> None:
-        while (piece := await upstream.piece()) is not None:
-            await self._send(piece)
-
-    async def _send_head(self, head: Head) -> None:
-        headers = answer_headers(head)
-        if head.status == 101:
-            headers += [(name, value) for name, value in head.headers if name in (b"upgrade", b"connection")]
+    async def _send(self, message: Message) -> None:
+        """The answer, as it is on the wire: the end of the connection is the end of the body."""
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            headers = [*self._default_headers, *message["headers"]]
+            if status != HTTPStatus.SWITCHING_PROTOCOLS:
+                headers.append((b"connection", b"close"))
+            lines = [b"HTTP/1.1 %d %b\r\n" % (status, _phrase(status))]
+            lines += [b"%b: %b\r\n" % header for header in headers]
+            data = b"".join([*lines, b"\r\n"])
         else:
-            headers.append((b"connection", b"close"))
-        lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, _phrase(head.status))]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        await self._send(b"".join([*lines, b"\r\n"]))
-
-    async def _send(self, data: bytes) -> None:
+            data = message["body"]
         if data and not self._transport.is_closing():
             self._transport.write(data)
             await self._writable.wait()
