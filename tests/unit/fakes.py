@@ -93,7 +93,12 @@ class FakeGuest:
             for scripted in self.script:
                 yield scripted
             return
-        process, outputs, terminal = await _spawn(command, self.home)
+        if command.user not in {None, "user", "root"}:
+            raise InvalidRequest(f"there is no user {command.user}")
+        folder = self.home if command.cwd is None else self._place(command.cwd)
+        if not folder.is_dir():
+            raise InvalidRequest(f"there is no folder {command.cwd}")
+        process, outputs, terminal = await _spawn(command, self.home, folder)
         self.running[process.pid] = command.tag
         if terminal is not None or process.stdin is not None:
             self.inputs[process.pid] = terminal or process.stdin  # type: ignore[assignment]
@@ -130,7 +135,10 @@ class FakeGuest:
     async def send_input(self, pid: int, data: bytes, *, pty: bool = False) -> None:
         writer = self._input(pid)
         writer.write(data)
-        await writer.drain()
+        try:
+            await writer.drain()
+        except ConnectionError:
+            raise Conflict(f"process {pid} reads no more") from None
 
     async def close_stdin(self, pid: int) -> None:
         self._input(pid).close()
@@ -478,11 +486,11 @@ def is_alive(pid: int) -> bool:
 
 
 async def _spawn(
-    command: Command, cwd: Path
+    command: Command, home: Path, cwd: Path
 ) -> tuple[asyncio.subprocess.Process, dict[_Stream, asyncio.StreamReader], asyncio.StreamWriter | None]:
     """The process, what can be read of it, and the terminal it runs in, if it does."""
     # A home of its own: this machine's profile is none of a guest's business, and may take its time.
-    env = {**os.environ, "HOME": str(cwd), **command.env}
+    env = {**os.environ, "HOME": str(home), **command.env}
     if command.pty is None:
         process = await asyncio.create_subprocess_exec(
             *command.args,

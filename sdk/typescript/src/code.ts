@@ -1,5 +1,6 @@
 /** Code that runs in an interpreter: once, by a command line; or cell by cell in a context that keeps its state. */
 
+import type { CommandOptions } from "./commands.js";
 import { ExecInterrupted, NetworkError, NotFoundError, SandboxTimeout, ServerError } from "./errors.js";
 import type { Http } from "./http.js";
 import {
@@ -79,6 +80,19 @@ export interface CellStreamOptions extends CellOptions {
   onStderr?: ((text: string) => unknown) | undefined;
   onResult?: ((result: Result) => unknown) | undefined;
   onException?: ((exception: CellException) => unknown) | undefined;
+}
+
+/**
+ * The request that runs one cell in a kernel of its own.
+ *
+ * @throws TypeError: it is given what a kernel does not take.
+ */
+export function onceCall(path: string, code: string, language: string, options: CommandOptions): wire.Call {
+  for (const name of ["cwd", "user", "stdin"] as const) {
+    if (options[name] !== undefined)
+      throw new TypeError(`${language} runs in a kernel, which takes no ${name}`);
+  }
+  return cellCall(path, code, options, language);
 }
 
 /** The request that runs a cell. */

@@ -9,18 +9,28 @@ import * as wire from "./wire.js";
 /** Shell text, or a list of arguments that need no quoting. */
 export type Command = string | readonly string[];
 
-/** How to run a command. */
-export interface ExecOptions extends wire.CallOptions {
+/** How a command runs. */
+export interface CommandOptions extends wire.CallOptions {
   /** After this the command and all its children are killed. Default: the server's limit. */
   timeoutSeconds?: number | undefined;
+  /** The folder it runs in. Default: the user's home. */
+  cwd?: string | undefined;
+  /** Added to the sandbox's environment, for this command alone. */
+  env?: Readonly<Record<string, string>> | undefined;
+  /** Who runs it. Default: the sandbox's default user. */
+  user?: string | undefined;
+  /** What it reads, up to about a megabyte; to talk to it while it runs, see `Sandbox.openProcess`. Default: nothing. */
+  stdin?: string | undefined;
+}
+
+/** How to run a command to its end. */
+export interface ExecOptions extends CommandOptions {
   /** Reject with `CommandError` on a non-zero exit. */
   check?: boolean | undefined;
 }
 
 /** How to run a command and hear of its output. A callback that returns a promise is waited for. */
-export interface ExecStreamOptions extends wire.CallOptions {
-  /** As of `ExecOptions`. */
-  timeoutSeconds?: number | undefined;
+export interface ExecStreamOptions extends CommandOptions {
   onStdout?: ((text: string) => unknown) | undefined;
   onStderr?: ((text: string) => unknown) | undefined;
 }
@@ -53,11 +63,7 @@ export class SandboxCommands {
     const { timeoutSeconds } = options;
     const short = timeoutSeconds !== undefined && timeoutSeconds <= LONGEST_PLAIN_EXEC_SECONDS;
     const result = await (short ? this.#plain(cmd, options) : this.#collected(cmd, options));
-    if (options.check && result.exitCode !== 0) {
-      const message = `the command exited with ${result.exitCode}: ${lastLine(result)}`;
-      throw new errors.CommandError(message, result);
-    }
-    return result;
+    return options.check ? checked(result) : result;
   }
 
   /**
@@ -262,12 +268,23 @@ class Tails {
   }
 }
 
-function execCall(route: string, cmd: Command, options: ExecStreamOptions): wire.Call {
-  const { timeoutSeconds, signal } = options;
+/**
+ * A command that did not fail.
+ *
+ * @throws CommandError: it did.
+ */
+export function checked(result: models.ExecResult): models.ExecResult {
+  if (result.exitCode === 0) return result;
+  throw new errors.CommandError(`the command exited with ${result.exitCode}: ${lastLine(result)}`, result);
+}
+
+function execCall(route: string, cmd: Command, options: CommandOptions): wire.Call {
+  const { timeoutSeconds, cwd, env, user, stdin, signal } = options;
+  const json = { cmd: wire.commandLine(cmd), timeout_seconds: timeoutSeconds, cwd, env, user, stdin };
   return {
     method: "POST",
     path: route,
-    json: wire.given({ cmd: wire.commandLine(cmd), timeout_seconds: timeoutSeconds }),
+    json: wire.given(json),
     timeoutSeconds: timeoutSeconds === undefined ? null : timeoutSeconds + wire.EXEC_MARGIN_SECONDS,
     signal,
   };

@@ -18,6 +18,7 @@ export {
 } from "./code.js";
 export {
   type Command,
+  type CommandOptions,
   type ExecOptions,
   ExecStream,
   type ExecStreamOptions,

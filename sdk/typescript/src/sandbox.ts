@@ -4,12 +4,13 @@ import type { PandaStack } from "./client.js";
 import {
   CodeContext,
   type CodeLanguage,
-  cellCall,
   codeCommand,
   type KernelLanguage,
   needsKernel,
+  onceCall,
 } from "./code.js";
 import {
+  checked,
   type Command,
   type ExecOptions,
   type ExecStream,
@@ -161,7 +162,8 @@ export class Sandbox {
 
   /**
    * Run code in a fresh interpreter; TypeScript, R and Java where the template has kernels for them. For state that
-   * lasts from cell to cell, and rich results, see `createCodeContext`.
+   * lasts from cell to cell, and rich results, see `createCodeContext`. Options and errors as of `exec`; kernels take
+   * `env` alone, not `cwd`, `user` and `stdin`.
    */
   async runCode(
     code: string,
@@ -175,12 +177,12 @@ export class Sandbox {
   }
 
   async #runOnce(code: string, language: string, options: ExecOptions): Promise<models.ExecResult> {
-    const call = cellCall(`${this.#route}/repl`, code, options, language);
-    try {
-      return models.asPrinted(models.execution(await this.#client.http.request(call)));
-    } catch (error) {
+    const call = onceCall(`${this.#route}/repl`, code, language, options);
+    const answer = await this.#client.http.request(call).catch((error: unknown) => {
       throw wire.asExecError(error);
-    }
+    });
+    const result = models.asPrinted(models.execution(answer));
+    return options.check ? checked(result) : result;
   }
 
   /**
@@ -201,6 +203,15 @@ export class Sandbox {
       signal: options.signal,
     });
     return new CodeContext(this.#client.http, this.id, String(wire.object(answer)["id"]), language);
+  }
+
+  /** All interpreters of the sandbox that keep their state, the oldest first. */
+  async codeContexts(options: wire.CallOptions = {}): Promise<CodeContext[]> {
+    const call = { method: "GET", path: `${this.#route}/repl/sessions`, signal: options.signal };
+    const { http } = this.#client;
+    return wire
+      .items(await http.request(call))
+      .map((row) => new CodeContext(http, this.id, String(row["id"]), String(row["language"])));
   }
 
   /**

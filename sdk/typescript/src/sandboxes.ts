@@ -22,6 +22,8 @@ export interface CreateOptions extends wire.CallOptions {
   /** Restore this snapshot instead of the template's. */
   fromSnapshot?: string | { readonly id: string } | undefined;
   volumes?: readonly models.VolumeMount[] | undefined;
+  /** Environment of everything that runs in it, also in its snapshots and forks. */
+  env?: Readonly<Record<string, string>> | undefined;
   /** What happens when `ttlSeconds` is over. Default: the server's, which is to delete. */
   onTimeout?: "delete" | "hibernate" | undefined;
   /** What its network may do. Default: the public internet, and ports for everybody. */
@@ -88,6 +90,7 @@ export class SandboxesAPI {
         metadata: options.metadata,
         from_snapshot: from === undefined ? undefined : models.snapshotId(from),
         volumes: models.volumeMounts(options.volumes),
+        env: options.env,
         on_timeout: options.onTimeout,
         network: options.network && models.networkBody(options.network),
       }),

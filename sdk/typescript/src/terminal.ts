@@ -2,6 +2,7 @@
 
 import * as errors from "./errors.js";
 import type { ExecOutput } from "./models.js";
+import { asyncDispose } from "./runtime.js";
 import * as wire from "./wire.js";
 
 /** How to start a terminal. */
@@ -94,6 +95,11 @@ export class Terminal implements AsyncIterable<ExecOutput> {
   /** Hang up, on which the server ends the program with all its children. */
   close(): void {
     this.#end(() => this.#settle.reject(new errors.ExecInterrupted("the terminal was closed")));
+  }
+
+  /** Hangs up, at the end of an `await using` block. */
+  async [asyncDispose](): Promise<void> {
+    this.close();
   }
 
   /**

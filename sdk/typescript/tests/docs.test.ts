@@ -48,6 +48,9 @@ async function platform(t: TestContext): Promise<FakeServer> {
       case "GET lifecycle":
       case "PATCH lifecycle":
         return json(response, { ttl_seconds: 3600, persistent: false, idle_seconds: 0 });
+      case "GET network":
+      case "PUT network":
+        return json(response, { internet: true, allow_out: [], deny_out: ["198.51.100.0/24"] });
       case "POST promote":
         return json(response, { winner: id });
       case "PUT fs":

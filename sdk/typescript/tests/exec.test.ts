@@ -408,3 +408,53 @@ test("followed logs that break off say so", async (t) => {
     for await (const _ of sandbox.logs({ follow: true }));
   }, NetworkError);
 });
+
+test("how a command runs is sent as it was said, on every route", async (t) => {
+  const [sandbox, server] = await sandboxOf(t, (request, response) =>
+    request.url.endsWith("/stream") ? sse(response, [EXIT]) : json(response, { exit_code: 0 }),
+  );
+  const how = { cwd: "/w", env: { A: "" }, user: "root", stdin: "" };
+  await sandbox.exec("x", { timeoutSeconds: 5, ...how });
+  await sandbox.exec("x", how);
+  await sandbox.execStream("x", how);
+  await sandbox.runCode("x", "bash", how);
+  const sent = server.requests.map(bodyOf) as Record<string, unknown>[];
+  assert.deepEqual(sent[0], { cmd: "x", timeout_seconds: 5, ...how });
+  assert.deepEqual(sent.slice(1), [
+    { cmd: "x", ...how },
+    { cmd: "x", ...how },
+    { cmd: "bash -c x", ...how },
+  ]);
+});
+
+test("a kernel refuses what it does not take, and is checked as a command is", async (t) => {
+  const [sandbox, server] = await sandboxOf(t, (_, response) =>
+    json(response, { exit_code: 1, error: "bad", stdout: "", stderr: "" }),
+  );
+  await assert.rejects(sandbox.runCode("1", "r", { cwd: "/" }), /r runs in a kernel, which takes no cwd/);
+  assert.equal(server.requests.length, 0);
+  assert.equal((await sandbox.runCode("1", "r", { env: { A: "1" } })).exitCode, 1);
+  assert.deepEqual(bodyOf(server.last), { code: "1", language: "r", env: { A: "1" } });
+  await assert.rejects(sandbox.runCode("1", "r", { check: true }), CommandError);
+});
+
+test("code contexts are listed, and go on", async (t) => {
+  const [sandbox, server] = await sandboxOf(t, (request, response) =>
+    request.method === "GET"
+      ? json(response, [
+          { id: "c1", language: "python", cwd: "/" },
+          { id: "c2", language: "r", cwd: "/" },
+        ])
+      : json(response, { exit_code: 0 }),
+  );
+  const contexts = await sandbox.codeContexts();
+  assert.deepEqual(
+    contexts.map(({ id, language }) => `${id} ${language}`),
+    ["c1 python", "c2 r"],
+  );
+  await contexts[1]?.runCode("1");
+  assert.deepEqual(server.calls, [
+    "GET /v1/sandboxes/sb1/repl/sessions",
+    "POST /v1/sandboxes/sb1/repl/sessions/c2/run",
+  ]);
+});

@@ -30,6 +30,7 @@ test("create: what is asked for is sent, and nothing else", async (t) => {
     fromSnapshot: { id: "sn1" },
     volumes: ["v1", { name: "v2", readOnly: true }],
     onTimeout: "hibernate",
+    env: { MODE: "x" },
     idempotencyKey: "mine",
   });
   assert.deepEqual(bodyOf(server.last), {
@@ -43,6 +44,7 @@ test("create: what is asked for is sent, and nothing else", async (t) => {
       { name: "v2", read_only: true },
     ],
     on_timeout: "hibernate",
+    env: { MODE: "x" },
   });
   assert.equal(server.last.headers["idempotency-key"], "mine");
   await sandboxes.create({ persistent: false, ttl_seconds: 5, from_snapshot: "sn2" });

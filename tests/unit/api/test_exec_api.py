@@ -11,6 +11,7 @@ import pytest
 
 from pandastackd.api import spool
 from pandastackd.api.streaming import Streamed
+from pandastackd.errors import HostFailure
 from pandastackd.guest.types import Ended, LogLine, Output, Started
 from tests.unit.fakes import FakeAgent, FakeGuest, eventually, flat_memory, is_alive
 
@@ -38,6 +39,50 @@ async def test_exec(http: httpx.AsyncClient, box: Box) -> None:
 
 async def test_stdin_is_empty(http: httpx.AsyncClient, box: Box) -> None:
     assert (await http.post(f"{box[0]}/exec", json={"cmd": "cat; echo end"})).json()["stdout"] == "end\n"
+
+
+async def test_a_command_is_given_a_folder_an_environment_a_user_and_input(
+    http: httpx.AsyncClient, box: Box
+) -> None:
+    (box[1].home / "work").mkdir()
+    body = {
+        "cmd": 'basename "$PWD"; printf %s "$A"; tr a-z A-Z; echo err >&2',
+        "cwd": "/work",
+        "env": {"A": "ü $B\n"},
+        "user": "root",
+        "stdin": "input\n",
+    }
+    result = (await http.post(f"{box[0]}/exec", json=body)).json()
+    assert result["stdout"] == "work\nü $B\nINPUT\n"
+    streamed = (await http.post(f"{box[0]}/exec/stream", json=body)).text
+    assert "INPUT" in streamed
+    assert streamed.endswith('data: {"exit_code": 0}\n\n')
+
+
+async def test_input_that_nobody_reads_and_output_before_the_input_is_read(
+    http: httpx.AsyncClient, box: Box
+) -> None:
+    much = {"stdin": "x" * 900_000}
+    unread = await http.post(f"{box[0]}/exec", json={"cmd": "exec <&-; exit 3", **much})
+    assert unread.json()["exit_code"] == 3
+    first = "head -c 900000 /dev/zero | tr '\\0' y; wc -c"
+    assert (await http.post(f"{box[0]}/exec", json={"cmd": first, **much})).json()["stdout"] == (
+        "y" * 900_000 + "900000\n"
+    )
+    late = await http.post(f"{box[0]}/exec", json={"cmd": "sleep 60", "timeout_seconds": 0.2, **much})
+    assert late.status_code == 504
+
+
+async def test_a_guest_that_takes_no_input_ends_the_command(
+    http: httpx.AsyncClient, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: object, **__: object) -> None:
+        raise HostFailure("the guest is gone")
+
+    monkeypatch.setattr(box[1], "send_input", lost)
+    response = await http.post(f"{box[0]}/exec", json={"cmd": "cat", "stdin": "x"})
+    assert response.status_code == 500
+    assert "the guest is gone" in response.json()["error"]
 
 
 async def test_bytes_that_are_no_text_do_no_harm(http: httpx.AsyncClient, box: Box) -> None:
@@ -91,7 +136,16 @@ async def test_a_command_that_takes_too_long(http: httpx.AsyncClient, box: Box) 
         {"cmd": "true", "timeout_seconds": -1},
         {"cmd": "true", "timeout_seconds": 86401},
         {"cmd": "true", "timeout_seconds": "5"},
-        {"cmd": "true", "cwd": "/"},
+        {"cmd": "true", "cwd": ""},
+        {"cmd": "true", "cwd": "/a\0b"},
+        {"cmd": "true", "cwd": "/nowhere"},
+        {"cmd": "true", "env": {"A=B": "x"}},
+        {"cmd": "true", "env": {"A": 1}},
+        {"cmd": "true", "user": ""},
+        {"cmd": "true", "user": "a:b"},
+        {"cmd": "true", "user": "nobody-here"},
+        {"cmd": "true", "stdin": 7},
+        {"cmd": "true", "background": True},
     ],
 )
 @pytest.mark.parametrize("route", ["exec", "exec/stream"])

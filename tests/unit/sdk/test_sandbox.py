@@ -204,6 +204,37 @@ def test_languages_that_need_a_kernel_run_in_one() -> None:
     assert platform.requests[-1].json == {"code": "x", "language": "r", "timeout_ms": 2000}
 
 
+def test_how_commands_run_is_sent_as_it_was_said() -> None:
+    platform = MockPlatform()
+    sandbox = platform.client().sandboxes.create(env={"A": "1"})
+    assert platform.requests[-1].json["env"] == {"A": "1"}
+    how: pandastack.ExecOptions = {"cwd": "/w", "env": {"B": ""}, "user": "root", "stdin": ""}
+    for run in (
+        lambda: sandbox.exec("x", 5, **how),
+        lambda: sandbox.exec_stream("x", timeout_seconds=5, **how),
+        lambda: list(sandbox.exec_events("x", 5, **how)),
+        lambda: sandbox.commands.run("x", 5, **how),
+    ):
+        run()
+        assert platform.requests[-1].json == {"cmd": "x", "timeout_seconds": 5, **how}
+    sandbox.run_code("x", "bash", cwd="/w")
+    assert platform.requests[-1].json == {"cmd": "bash -c x", "cwd": "/w"}
+    with pytest.raises(TypeError, match="background"):
+        sandbox.exec("x", background=True)  # type: ignore[call-arg]
+
+
+def test_a_kernel_refuses_what_it_does_not_take() -> None:
+    platform = MockPlatform()
+    platform.on_request("POST", ".*/repl", httpx.Response(200, json={"exit_code": 1, "error": "bad"}))
+    sandbox = platform.client().sandboxes.create()
+    with pytest.raises(ValueError, match="r runs in a kernel, which takes no cwd and no stdin"):
+        sandbox.run_code("1", "r", cwd="/", stdin="x", user=None)
+    assert sandbox.run_code("1", "r", env={"A": "1"}).exit_code == 1
+    assert platform.requests[-1].json["env"] == {"A": "1"}
+    with pytest.raises(pandastack.CommandFailed, match="bad"):
+        sandbox.run_code("1", "r", check=True)
+
+
 def test_a_cell_that_raised() -> None:
     assert Execution.from_dict({"error": "Traceback", "exit": 1}).error == "Traceback"
 

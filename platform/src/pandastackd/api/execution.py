@@ -12,12 +12,13 @@ from starlette.responses import JSONResponse, Response
 
 from pandastackd.api import sse
 from pandastackd.api.dependencies import Caller, ControlDep, SettingsDep, body_of, json_body
+from pandastackd.api.limits import check_env
 from pandastackd.api.spool import Spool
 from pandastackd.api.streaming import Pump, Streamed, unless_gone
 from pandastackd.api.wire import ExecBody, ExecInfo
-from pandastackd.control import Control, Principal
+from pandastackd.control import Control, Guest, Principal
 from pandastackd.errors import HostFailure, PlatformError
-from pandastackd.guest.types import Ended, Output, Started
+from pandastackd.guest.types import Ended, Event, Output, Started
 
 router = APIRouter(tags=["exec"])
 
@@ -68,15 +69,30 @@ async def stream_command(sandbox_id: str, body: Body, control: ControlDep, calle
 
 
 async def _collect(control: Control, caller: Principal, sandbox_id: str, body: ExecBody, spool: Spool) -> int:
-    async with control.sandboxes.use(caller, sandbox_id) as guest:
-        follow = control.commands.follow(guest, body.cmd, timeout_seconds=body.timeout_seconds)
-        async with aclosing(follow) as events:
-            async for event in events:
-                if isinstance(event, Output):
-                    await spool.write(event.stream, event.data)
-                elif isinstance(event, Ended):
-                    return event.exit_code
+    async with (
+        control.sandboxes.use(caller, sandbox_id) as guest,
+        aclosing(_follow(control, guest, body)) as events,
+    ):
+        async for event in events:
+            if isinstance(event, Output):
+                await spool.write(event.stream, event.data)
+            elif isinstance(event, Ended):
+                return event.exit_code
     raise HostFailure("the guest lost the command: its end was never reported", code="guest_protocol")
+
+
+def _follow(control: Control, guest: Guest, body: ExecBody) -> AsyncGenerator[Event]:
+    env = body.env or {}
+    check_env(env)
+    return control.commands.follow(
+        guest,
+        body.cmd,
+        timeout_seconds=body.timeout_seconds,
+        cwd=body.cwd,
+        env=env,
+        user=body.user,
+        stdin=None if body.stdin is None else body.stdin.encode("utf-8", "replace"),
+    )
 
 
 async def _whole(stack: ExitStack, spool: Spool, exit_code: int, duration_ms: int) -> AsyncGenerator[bytes]:
@@ -94,24 +110,25 @@ async def _events(
     texts = sse.Texts()
     begun = False
     try:
-        async with control.sandboxes.use(caller, sandbox_id) as guest:
-            follow = control.commands.follow(guest, body.cmd, timeout_seconds=body.timeout_seconds)
-            async with aclosing(follow) as events:
-                async for event in events:
-                    match event:
-                        case Started():
-                            begun = True
-                            yield sse.OPENED
-                        case Output(stream, data):
-                            name = "stderr" if stream == "stderr" else "stdout"
-                            if chunk := texts.feed(name, data):
+        async with (
+            control.sandboxes.use(caller, sandbox_id) as guest,
+            aclosing(_follow(control, guest, body)) as events,
+        ):
+            async for event in events:
+                match event:
+                    case Started():
+                        begun = True
+                        yield sse.OPENED
+                    case Output(stream, data):
+                        name = "stderr" if stream == "stderr" else "stdout"
+                        if chunk := texts.feed(name, data):
+                            yield sse.event(chunk, name)
+                    case Ended(exit_code):
+                        for name in ("stdout", "stderr"):
+                            if chunk := texts.rest(name):
                                 yield sse.event(chunk, name)
-                        case Ended(exit_code):
-                            for name in ("stdout", "stderr"):
-                                if chunk := texts.rest(name):
-                                    yield sse.event(chunk, name)
-                            yield sse.event({"exit_code": exit_code}, "exit")
-                            return
+                        yield sse.event({"exit_code": exit_code}, "exit")
+                        return
         raise HostFailure("the guest lost the command: its end was never reported", code="guest_protocol")
     except PlatformError as error:
         if not begun:

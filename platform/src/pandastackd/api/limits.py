@@ -1,4 +1,4 @@
-"""How much environment a create may set, by whatever route it comes."""
+"""How much environment a create or a command may set, by whatever route it comes."""
 
 from __future__ import annotations
 

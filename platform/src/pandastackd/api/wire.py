@@ -95,10 +95,18 @@ class LifetimeBody(Request):
 
 
 class ExecBody(Request):
-    """``POST /v1/sandboxes/{id}/exec`` and ``…/exec/stream``. Without a timeout, a command gets one day."""
+    """``POST /v1/sandboxes/{id}/exec`` and ``…/exec/stream``. Without a timeout, a command gets one day.
+
+    ``env`` is added to the sandbox's; ``cwd`` is the user's home by default; ``stdin`` is text, without it stdin is
+    empty.
+    """
 
     cmd: Annotated[StrictStr, Field(max_length=128 * 1024)]
     timeout_seconds: Seconds | None = None
+    cwd: Annotated[StrictStr, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")] | None = None
+    env: dict[StrictStr, StrictStr] | None = None
+    user: Annotated[StrictStr, Field(max_length=64, pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.$-]*$")] | None = None
+    stdin: StrictStr | None = None
 
 
 class ContextBody(Request):

@@ -6,21 +6,25 @@ went away or took too much output.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
 import structlog
 
 from pandastackd.control.background import Background
 from pandastackd.control.host import Guest
-from pandastackd.errors import CommandTimeout, HostFailure, InvalidRequest, PlatformError
+from pandastackd.errors import CommandTimeout, Conflict, HostFailure, InvalidRequest, NotFound, PlatformError
 from pandastackd.guest.types import Command, Ended, Event, Started
 
 log = structlog.get_logger(__name__)
 
 MAX_TIMEOUT_SECONDS = 86_400.0
 """Also the limit of a command that asks for none."""
+
+INPUT_PIECE = 64 * 1024
+"""Most bytes of input that a guest is given at once."""
 
 
 class Commands:
@@ -30,16 +34,30 @@ class Commands:
         self._background = background
 
     async def follow(
-        self, guest: Guest, shell: str, *, timeout_seconds: float | None = None
+        self,
+        guest: Guest,
+        shell: str,
+        *,
+        timeout_seconds: float | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: bytes | None = None,
     ) -> AsyncGenerator[Event]:
-        """Run ``shell`` by bash as the default user, stdin empty: one ``Started``, any ``Output``, one
-        ``Ended``.
+        """Run ``shell`` by bash: one ``Started``, any ``Output``, one ``Ended``.
 
         No login shell: reading the profile would cost every command more than most commands take. Closing the
         generator early kills the command.
 
+        Args:
+            cwd: where it runs; the user's home by default.
+            env: added to the sandbox's environment.
+            user: who runs it; the sandbox's default user by default.
+            stdin: what it reads; without, its stdin is empty.
+
         Raises:
-            InvalidRequest: the command is empty or holds NUL, or the timeout is out of range.
+            InvalidRequest: the command is empty or holds NUL, the timeout is out of range, or the guest has no such
+                folder or user.
             CommandTimeout: its time was up; it and all its children were killed.
             HostFailure: the guest could not run it.
         """
@@ -49,11 +67,19 @@ class Commands:
         if "\0" in shell:
             raise InvalidRequest("cmd holds a NUL character, which no shell can take")
         tag = f"exec-{secrets.token_hex(8)}"
-        command = Command(args=("/bin/bash", "-c", shell), timeout_seconds=limit, tag=tag)
+        command = Command(
+            args=("/bin/bash", "-c", shell),
+            env=env or {},
+            cwd=cwd,
+            user=user,
+            stdin=stdin is not None,
+            timeout_seconds=limit,
+            tag=tag,
+        )
         pid: int | None = None
         ended = False
         try:
-            async with aclosing(guest.start(command)) as events:
+            async with aclosing(_fed(guest, command, stdin)) as events:
                 async for event in events:
                     if isinstance(event, Started):
                         pid = event.pid
@@ -93,6 +119,36 @@ def checked_timeout(asked: float | None, *, field: str = "timeout_seconds", unit
             code="invalid_timeout",
         )
     return asked
+
+
+async def _fed(guest: Guest, command: Command, stdin: bytes | None) -> AsyncGenerator[Event]:
+    """The events of a command that is given its input beside its output: it may print before it has read all."""
+    feeding: asyncio.Task[None] | None = None
+    try:
+        async with aclosing(guest.start(command)) as events:
+            async for event in events:
+                if isinstance(event, Started) and stdin is not None:
+                    feeding = asyncio.create_task(_feed(guest, event.pid, stdin))
+                elif isinstance(event, Ended) and feeding is not None and feeding.done():
+                    feeding.result()
+                yield event
+    finally:
+        if feeding is not None:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _feed(guest: Guest, pid: int, data: bytes) -> None:
+    try:
+        for start in range(0, len(data), INPUT_PIECE):
+            await guest.send_input(pid, data[start : start + INPUT_PIECE])
+        await guest.close_stdin(pid)
+    except (Conflict, NotFound):
+        return  # it reads no more, or has ended: its own end says the rest
+    except PlatformError:
+        # It would wait for input that does not come.
+        await _kill(guest, pid, "")
+        raise
 
 
 async def _kill(guest: Guest, pid: int | None, tag: str) -> None:

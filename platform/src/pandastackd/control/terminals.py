@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 import structlog
 
 from pandastackd.control.background import Background
+from pandastackd.control.commands import INPUT_PIECE
 from pandastackd.control.host import Guest
 from pandastackd.errors import HostFailure, InvalidRequest, PlatformError
 from pandastackd.guest.types import Command, Ended, Event, Output, Started
@@ -26,7 +27,6 @@ MAX_SIDE = 1000
 FAREWELL_SECONDS = 5.0
 """How long a program over pipes may go on after the end of its input, once nobody reads it any more."""
 
-_INPUT_PIECE = 64 * 1024
 _SHELL = ("/bin/bash", "-l")
 
 
@@ -62,8 +62,8 @@ class Program:
             Conflict: it takes no more.
             NotFound: it has ended.
         """
-        for start in range(0, len(data), _INPUT_PIECE):
-            piece = data[start : start + _INPUT_PIECE]
+        for start in range(0, len(data), INPUT_PIECE):
+            piece = data[start : start + INPUT_PIECE]
             await self._guest.send_input(self.pid, piece, pty=self.terminal)
 
     async def end_input(self) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pandastack._models import Token as Token
     from pandastack._models import TreeNode as TreeNode
     from pandastack._models import WriteResult as WriteResult
+    from pandastack._options import ExecOptions as ExecOptions
     from pandastack._retry import CreateRetryEvent as CreateRetryEvent
     from pandastack._sync._client import PandaStack as Client
     from pandastack._sync._client import PandaStack as PandaStack
@@ -127,6 +128,7 @@ __all__ = [
     "ExecEvent",
     "ExecExit",
     "ExecInterrupted",
+    "ExecOptions",
     "ExecOutput",
     "ExecResult",
     "Execution",
@@ -201,6 +203,7 @@ _HOMES = {
         "TreeNode",
         "WriteResult",
     ),
+    "._options": ("ExecOptions",),
     "._retry": ("CreateRetryEvent",),
     "._sync._client": ("Client", "PandaStack"),
     "._sync._code": ("CodeContext",),

@@ -84,12 +84,28 @@ def without_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def exec_call(route: str, cmd: str | Sequence[str], timeout_seconds: float | None) -> Call:
+def exec_call(
+    route: str,
+    cmd: str | Sequence[str],
+    timeout_seconds: float | None,
+    *,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    user: str | None = None,
+    stdin: str | None = None,
+) -> Call:
     """A command's request. Its HTTP timeout exceeds the command's own, so the server's verdict arrives."""
     return Call(
         "POST",
         route,
-        json=without_none(cmd=command_line(cmd), timeout_seconds=timeout_seconds),
+        json=without_none(
+            cmd=command_line(cmd),
+            timeout_seconds=timeout_seconds,
+            cwd=cwd,
+            env=None if env is None else dict(env),
+            user=user,
+            stdin=stdin,
+        ),
         timeout_seconds=None if timeout_seconds is None else timeout_seconds + EXEC_MARGIN_SECONDS,
     )
 
@@ -293,6 +309,25 @@ def cell_call(
         ),
         timeout_seconds=None if timeout_seconds is None else timeout_seconds + EXEC_MARGIN_SECONDS,
     )
+
+
+def once_call(
+    route: str,
+    code: str,
+    language: str,
+    timeout_seconds: float | None,
+    *,
+    env: Mapping[str, str] | None = None,
+    **unfit: object,
+) -> Call:
+    """The request that runs one cell in a kernel of its own.
+
+    Raises:
+        ValueError: it is given what a kernel does not take.
+    """
+    if refused := [name for name, value in unfit.items() if value is not None]:
+        raise ValueError(f"{language} runs in a kernel, which takes no {' and no '.join(refused)}")
+    return cell_call(route, code, timeout_seconds, env, language)
 
 
 def cell_event(event: SseEvent) -> CellEvent | None:

@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 from pandastack import _wire, errors
 from pandastack._async._http import AsyncHttp
 from pandastack._async._runtime import call
 from pandastack._models import ExecEvent, ExecExit, ExecOutput, ExecResult
+from pandastack._options import ExecOptions
 
 OnOutput = Callable[[str], Any]
 
@@ -24,22 +25,27 @@ class AsyncSandboxCommands:
         self._http = http
         self._route = _wire.path("sandboxes", sandbox_id, "exec")
 
-    async def run(self, cmd: str | Sequence[str], timeout: float | None = None) -> ExecResult:
+    async def run(
+        self, cmd: str | Sequence[str], timeout: float | None = None, **options: Unpack[ExecOptions]
+    ) -> ExecResult:
         """Run a command to its end; ``timeout`` is in seconds. A non-zero exit is a result, not an error.
+
+        Args:
+            options: ``cwd``, ``env``, ``user``, ``stdin``; see :class:`ExecOptions`.
 
         Raises:
             SandboxTimeout: it ran out of its time and was killed with all its children.
         """
         try:
-            answer = await self._http.request(_wire.exec_call(self._route, cmd, timeout))
+            answer = await self._http.request(_wire.exec_call(self._route, cmd, timeout, **options))
         except errors.ServerError as error:
             raise _wire.as_exec_error(error) from error
         return ExecResult.from_dict(_wire.mapping(answer))
 
     async def events(
-        self, cmd: str | Sequence[str], timeout: float | None = None
+        self, cmd: str | Sequence[str], timeout: float | None = None, **options: Unpack[ExecOptions]
     ) -> AsyncGenerator[ExecEvent, None]:
-        """The output of a command as it comes, as exact bytes, and at the end its exit.
+        """The output of a command as it comes, as exact bytes, and at the end its exit; options as of ``run``.
 
         Leaving the iteration early closes the connection, on which the server kills the command.
 
@@ -47,7 +53,7 @@ class AsyncSandboxCommands:
             SandboxTimeout: it ran out of its time.
             ExecInterrupted: the stream ended without an exit, so its fate is unknown.
         """
-        wanted = _wire.exec_call(f"{self._route}/stream", cmd, timeout)
+        wanted = _wire.exec_call(f"{self._route}/stream", cmd, timeout, **options)
         streamed = replace(wanted, headers={"Accept": "text/event-stream"})
         try:
             async with aclosing(self._http.events(streamed)) as events:
@@ -72,8 +78,9 @@ class AsyncSandboxCommands:
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
         timeout: float | None = None,
+        **options: Unpack[ExecOptions],
     ) -> int:
-        """Run a command, hand its output to callbacks as text, and return its exit code.
+        """Run a command, hand its output to callbacks as text, and return its exit code; options as of ``run``.
 
         Raises:
             SandboxTimeout: it ran out of its time.
@@ -81,7 +88,7 @@ class AsyncSandboxCommands:
         """
         sinks = {"stdout": _TextSink(on_stdout), "stderr": _TextSink(on_stderr)}
         try:
-            async with aclosing(self.events(cmd, timeout)) as events:
+            async with aclosing(self.events(cmd, timeout, **options)) as events:
                 async for event in events:
                     if isinstance(event, ExecOutput):
                         sink = sinks[event.stream]

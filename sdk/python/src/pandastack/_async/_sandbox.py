@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack, overload
 
 from pandastack import _wire, errors
 from pandastack._async._code import AsyncCodeContext
@@ -28,6 +28,7 @@ from pandastack._models import (
     TreeNode,
     sandbox_fields,
 )
+from pandastack._options import ExecOptions
 from pandastack._wire import STATE_TIMEOUT_SECONDS, Call
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ class AsyncSandbox(SandboxFields):
     # Running code
 
     async def exec(
-        self, cmd: str | Sequence[str], timeout_seconds: float | None = None, check: bool = False
+        self,
+        cmd: str | Sequence[str],
+        timeout_seconds: float | None = None,
+        check: bool = False,
+        **options: Unpack[ExecOptions],
     ) -> ExecResult:
         """Run a command to its end. ``cmd`` is shell text, or a list of arguments that need no quoting.
 
@@ -85,20 +90,14 @@ class AsyncSandbox(SandboxFields):
             timeout_seconds: after this the command and all its children are killed.
                 Default: the server's limit.
             check: raise ``CommandFailed`` on a non-zero exit.
+            options: ``cwd``, ``env``, ``user``, ``stdin``; see :class:`ExecOptions`.
 
         Raises:
             SandboxTimeout: it ran out of its time.
             CommandFailed: only with ``check``.
         """
-        result = await self.commands.run(cmd, timeout_seconds)
-        if check and result.exit_code != 0:
-            raise errors.CommandFailed(
-                f"the command exited with {result.exit_code}: {_last_line(result)}",
-                exit_code=result.exit_code,
-                stdout=result.stdout,
-                stderr=result.stderr,
-            )
-        return result
+        result = await self.commands.run(cmd, timeout_seconds, **options)
+        return _checked(result) if check else result
 
     async def exec_stream(
         self,
@@ -106,46 +105,53 @@ class AsyncSandbox(SandboxFields):
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
         timeout_seconds: float | None = None,
+        **options: Unpack[ExecOptions],
     ) -> int:
-        """Run a command, hand its output to callbacks as it comes, and return its exit code.
+        """Run a command, hand its output to callbacks as it comes, and return its exit code; options as of ``exec``.
 
         Raises:
             SandboxTimeout: it ran out of its time.
             ExecInterrupted: the stream ended without an exit code; carries what had arrived.
         """
-        return await self.commands.stream(cmd, on_stdout, on_stderr, timeout_seconds)
+        return await self.commands.stream(cmd, on_stdout, on_stderr, timeout_seconds, **options)
 
     async def exec_events(
-        self, cmd: str | Sequence[str], timeout_seconds: float | None = None
+        self, cmd: str | Sequence[str], timeout_seconds: float | None = None, **options: Unpack[ExecOptions]
     ) -> AsyncGenerator[ExecEvent, None]:
-        """Run a command and iterate over its output as exact bytes, then its exit.
+        """Run a command and iterate over its output as exact bytes, then its exit; options as of ``exec``.
 
         Raises:
             SandboxTimeout: it ran out of its time.
             ExecInterrupted: the stream ended without an exit code.
         """
-        async with aclosing(self.commands.events(cmd, timeout_seconds)) as events:
+        async with aclosing(self.commands.events(cmd, timeout_seconds, **options)) as events:
             async for event in events:
                 yield event
 
     async def run_code(
-        self, code: str, language: str = "python", timeout_seconds: float | None = None
+        self,
+        code: str,
+        language: str = "python",
+        timeout_seconds: float | None = None,
+        check: bool = False,
+        **options: Unpack[ExecOptions],
     ) -> ExecResult:
         """Run code in a fresh interpreter: ``python bash sh shell javascript node``; where the template has kernels
-        for them, also ``typescript r java``.
+        for them, also ``typescript r java``. Arguments and errors as of ``exec``; kernels take ``env`` alone.
 
         For state that lasts from cell to cell, and rich results, see ``create_code_context``.
         """
         if language in _wire.KERNEL_LANGUAGES:
-            return await self._run_once(code, language, timeout_seconds)
+            wanted = _wire.once_call(f"{self._route}/repl", code, language, timeout_seconds, **options)
+            result = await self._run_once(wanted)
+            return _checked(result) if check else result
         command = _wire.inline_code(code, language)
         if command is None:
             path, command = _wire.code_file(language)
             await self.filesystem.write(path, code)
-        return await self.exec(command, timeout_seconds)
+        return await self.exec(command, timeout_seconds, check, **options)
 
-    async def _run_once(self, code: str, language: str, timeout_seconds: float | None) -> ExecResult:
-        wanted = _wire.cell_call(f"{self._route}/repl", code, timeout_seconds, None, language)
+    async def _run_once(self, wanted: Call) -> ExecResult:
         try:
             answer = _wire.mapping(await self._client.http.request(wanted))
         except errors.ServerError as error:
@@ -309,12 +315,18 @@ class AsyncSandbox(SandboxFields):
         metadata: Mapping[str, str] | None = None,
         *,
         count: None = None,
+        idempotency_key: str | None = None,
         cancel: CancelEvent | None = None,
     ) -> AsyncSandbox: ...
 
     @overload
     async def fork(
-        self, metadata: Mapping[str, str] | None = None, *, count: int, cancel: CancelEvent | None = None
+        self,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        count: int,
+        idempotency_key: str | None = None,
+        cancel: CancelEvent | None = None,
     ) -> builtins.list[AsyncSandbox]: ...
 
     async def fork(
@@ -322,6 +334,7 @@ class AsyncSandbox(SandboxFields):
         metadata: Mapping[str, str] | None = None,
         *,
         count: int | None = None,
+        idempotency_key: str | None = None,
         cancel: CancelEvent | None = None,
     ) -> AsyncSandbox | builtins.list[AsyncSandbox]:
         """A second sandbox that goes on from this one's memory and disk; with ``count``, a list of that many.
@@ -330,19 +343,27 @@ class AsyncSandbox(SandboxFields):
             ForkIncomplete: some of the children could not be made.
             CapacityError: there is no room for them.
         """
+        fork = self._client.sandboxes.fork
         if count is None:
-            return await self._client.sandboxes.fork(self.id, metadata, cancel=cancel)
-        return await self._client.sandboxes.fork(self.id, metadata, count=count, cancel=cancel)
+            return await fork(self.id, metadata, idempotency_key=idempotency_key, cancel=cancel)
+        return await fork(self.id, metadata, count=count, idempotency_key=idempotency_key, cancel=cancel)
 
     async def fork_tree(
-        self, count: int, metadata: Mapping[str, str] | None = None, *, cancel: CancelEvent | None = None
+        self,
+        count: int,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        cancel: CancelEvent | None = None,
     ) -> builtins.list[AsyncSandbox]:
         """Forks that belong together, of which one is later promoted.
 
         Raises:
             ForkIncomplete: some of the children could not be made.
         """
-        return await self._client.sandboxes.fork_tree(self.id, count, metadata, cancel=cancel)
+        return await self._client.sandboxes.fork_tree(
+            self.id, count, metadata, idempotency_key=idempotency_key, cancel=cancel
+        )
 
     async def promote(self, *, cleanup_siblings: bool = False, tree_id: str | None = None) -> Promotion:
         """Make this branch of a fork tree a sandbox of its own, and delete its siblings if wished."""
@@ -401,6 +422,17 @@ class AsyncSandbox(SandboxFields):
     async def _set_lifecycle(self, change: dict[str, Any]) -> Lifecycle:
         answer = await self._client.http.request(Call("PATCH", f"{self._route}/lifecycle", json=change))
         return Lifecycle.from_dict(_wire.mapping(answer))
+
+
+def _checked(result: ExecResult) -> ExecResult:
+    if result.exit_code == 0:
+        return result
+    raise errors.CommandFailed(
+        f"the command exited with {result.exit_code}: {_last_line(result)}",
+        exit_code=result.exit_code,
+        stdout=result.stdout,
+        stderr=result.stderr,
+    )
 
 
 def _last_line(result: ExecResult) -> str:

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 from pandastack import _wire, errors
 from pandastack._models import ExecEvent, ExecExit, ExecOutput, ExecResult
+from pandastack._options import ExecOptions
 from pandastack._sync._http import Http
 from pandastack._sync._runtime import call
 
@@ -25,20 +26,27 @@ class SandboxCommands:
         self._http = http
         self._route = _wire.path("sandboxes", sandbox_id, "exec")
 
-    def run(self, cmd: str | Sequence[str], timeout: float | None = None) -> ExecResult:
+    def run(
+        self, cmd: str | Sequence[str], timeout: float | None = None, **options: Unpack[ExecOptions]
+    ) -> ExecResult:
         """Run a command to its end; ``timeout`` is in seconds. A non-zero exit is a result, not an error.
+
+        Args:
+            options: ``cwd``, ``env``, ``user``, ``stdin``; see :class:`ExecOptions`.
 
         Raises:
             SandboxTimeout: it ran out of its time and was killed with all its children.
         """
         try:
-            answer = self._http.request(_wire.exec_call(self._route, cmd, timeout))
+            answer = self._http.request(_wire.exec_call(self._route, cmd, timeout, **options))
         except errors.ServerError as error:
             raise _wire.as_exec_error(error) from error
         return ExecResult.from_dict(_wire.mapping(answer))
 
-    def events(self, cmd: str | Sequence[str], timeout: float | None = None) -> Generator[ExecEvent, None]:
-        """The output of a command as it comes, as exact bytes, and at the end its exit.
+    def events(
+        self, cmd: str | Sequence[str], timeout: float | None = None, **options: Unpack[ExecOptions]
+    ) -> Generator[ExecEvent, None]:
+        """The output of a command as it comes, as exact bytes, and at the end its exit; options as of ``run``.
 
         Leaving the iteration early closes the connection, on which the server kills the command.
 
@@ -46,7 +54,7 @@ class SandboxCommands:
             SandboxTimeout: it ran out of its time.
             ExecInterrupted: the stream ended without an exit, so its fate is unknown.
         """
-        wanted = _wire.exec_call(f"{self._route}/stream", cmd, timeout)
+        wanted = _wire.exec_call(f"{self._route}/stream", cmd, timeout, **options)
         streamed = replace(wanted, headers={"Accept": "text/event-stream"})
         try:
             with closing(self._http.events(streamed)) as events:
@@ -71,8 +79,9 @@ class SandboxCommands:
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
         timeout: float | None = None,
+        **options: Unpack[ExecOptions],
     ) -> int:
-        """Run a command, hand its output to callbacks as text, and return its exit code.
+        """Run a command, hand its output to callbacks as text, and return its exit code; options as of ``run``.
 
         Raises:
             SandboxTimeout: it ran out of its time.
@@ -80,7 +89,7 @@ class SandboxCommands:
         """
         sinks = {"stdout": _TextSink(on_stdout), "stderr": _TextSink(on_stderr)}
         try:
-            with closing(self.events(cmd, timeout)) as events:
+            with closing(self.events(cmd, timeout, **options)) as events:
                 for event in events:
                     if isinstance(event, ExecOutput):
                         sink = sinks[event.stream]

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack, overload
 
 from pandastack import _wire, errors
 from pandastack._models import (
@@ -24,6 +24,7 @@ from pandastack._models import (
     TreeNode,
     sandbox_fields,
 )
+from pandastack._options import ExecOptions
 from pandastack._sync._code import CodeContext
 from pandastack._sync._commands import OnOutput, SandboxCommands
 from pandastack._sync._defaults import get_default_client
@@ -78,7 +79,11 @@ class Sandbox(SandboxFields):
     # Running code
 
     def exec(
-        self, cmd: str | Sequence[str], timeout_seconds: float | None = None, check: bool = False
+        self,
+        cmd: str | Sequence[str],
+        timeout_seconds: float | None = None,
+        check: bool = False,
+        **options: Unpack[ExecOptions],
     ) -> ExecResult:
         """Run a command to its end. ``cmd`` is shell text, or a list of arguments that need no quoting.
 
@@ -86,20 +91,14 @@ class Sandbox(SandboxFields):
             timeout_seconds: after this the command and all its children are killed.
                 Default: the server's limit.
             check: raise ``CommandFailed`` on a non-zero exit.
+            options: ``cwd``, ``env``, ``user``, ``stdin``; see :class:`ExecOptions`.
 
         Raises:
             SandboxTimeout: it ran out of its time.
             CommandFailed: only with ``check``.
         """
-        result = self.commands.run(cmd, timeout_seconds)
-        if check and result.exit_code != 0:
-            raise errors.CommandFailed(
-                f"the command exited with {result.exit_code}: {_last_line(result)}",
-                exit_code=result.exit_code,
-                stdout=result.stdout,
-                stderr=result.stderr,
-            )
-        return result
+        result = self.commands.run(cmd, timeout_seconds, **options)
+        return _checked(result) if check else result
 
     def exec_stream(
         self,
@@ -107,45 +106,52 @@ class Sandbox(SandboxFields):
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
         timeout_seconds: float | None = None,
+        **options: Unpack[ExecOptions],
     ) -> int:
-        """Run a command, hand its output to callbacks as it comes, and return its exit code.
+        """Run a command, hand its output to callbacks as it comes, and return its exit code; options as of ``exec``.
 
         Raises:
             SandboxTimeout: it ran out of its time.
             ExecInterrupted: the stream ended without an exit code; carries what had arrived.
         """
-        return self.commands.stream(cmd, on_stdout, on_stderr, timeout_seconds)
+        return self.commands.stream(cmd, on_stdout, on_stderr, timeout_seconds, **options)
 
     def exec_events(
-        self, cmd: str | Sequence[str], timeout_seconds: float | None = None
+        self, cmd: str | Sequence[str], timeout_seconds: float | None = None, **options: Unpack[ExecOptions]
     ) -> Generator[ExecEvent, None]:
-        """Run a command and iterate over its output as exact bytes, then its exit.
+        """Run a command and iterate over its output as exact bytes, then its exit; options as of ``exec``.
 
         Raises:
             SandboxTimeout: it ran out of its time.
             ExecInterrupted: the stream ended without an exit code.
         """
-        with closing(self.commands.events(cmd, timeout_seconds)) as events:
+        with closing(self.commands.events(cmd, timeout_seconds, **options)) as events:
             yield from events
 
     def run_code(
-        self, code: str, language: str = "python", timeout_seconds: float | None = None
+        self,
+        code: str,
+        language: str = "python",
+        timeout_seconds: float | None = None,
+        check: bool = False,
+        **options: Unpack[ExecOptions],
     ) -> ExecResult:
         """Run code in a fresh interpreter: ``python bash sh shell javascript node``; where the template has kernels
-        for them, also ``typescript r java``.
+        for them, also ``typescript r java``. Arguments and errors as of ``exec``; kernels take ``env`` alone.
 
         For state that lasts from cell to cell, and rich results, see ``create_code_context``.
         """
         if language in _wire.KERNEL_LANGUAGES:
-            return self._run_once(code, language, timeout_seconds)
+            wanted = _wire.once_call(f"{self._route}/repl", code, language, timeout_seconds, **options)
+            result = self._run_once(wanted)
+            return _checked(result) if check else result
         command = _wire.inline_code(code, language)
         if command is None:
             path, command = _wire.code_file(language)
             self.filesystem.write(path, code)
-        return self.exec(command, timeout_seconds)
+        return self.exec(command, timeout_seconds, check, **options)
 
-    def _run_once(self, code: str, language: str, timeout_seconds: float | None) -> ExecResult:
-        wanted = _wire.cell_call(f"{self._route}/repl", code, timeout_seconds, None, language)
+    def _run_once(self, wanted: Call) -> ExecResult:
         try:
             answer = _wire.mapping(self._client.http.request(wanted))
         except errors.ServerError as error:
@@ -305,12 +311,18 @@ class Sandbox(SandboxFields):
         metadata: Mapping[str, str] | None = None,
         *,
         count: None = None,
+        idempotency_key: str | None = None,
         cancel: CancelEvent | None = None,
     ) -> Sandbox: ...
 
     @overload
     def fork(
-        self, metadata: Mapping[str, str] | None = None, *, count: int, cancel: CancelEvent | None = None
+        self,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        count: int,
+        idempotency_key: str | None = None,
+        cancel: CancelEvent | None = None,
     ) -> builtins.list[Sandbox]: ...
 
     def fork(
@@ -318,6 +330,7 @@ class Sandbox(SandboxFields):
         metadata: Mapping[str, str] | None = None,
         *,
         count: int | None = None,
+        idempotency_key: str | None = None,
         cancel: CancelEvent | None = None,
     ) -> Sandbox | builtins.list[Sandbox]:
         """A second sandbox that goes on from this one's memory and disk; with ``count``, a list of that many.
@@ -326,19 +339,27 @@ class Sandbox(SandboxFields):
             ForkIncomplete: some of the children could not be made.
             CapacityError: there is no room for them.
         """
+        fork = self._client.sandboxes.fork
         if count is None:
-            return self._client.sandboxes.fork(self.id, metadata, cancel=cancel)
-        return self._client.sandboxes.fork(self.id, metadata, count=count, cancel=cancel)
+            return fork(self.id, metadata, idempotency_key=idempotency_key, cancel=cancel)
+        return fork(self.id, metadata, count=count, idempotency_key=idempotency_key, cancel=cancel)
 
     def fork_tree(
-        self, count: int, metadata: Mapping[str, str] | None = None, *, cancel: CancelEvent | None = None
+        self,
+        count: int,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        cancel: CancelEvent | None = None,
     ) -> builtins.list[Sandbox]:
         """Forks that belong together, of which one is later promoted.
 
         Raises:
             ForkIncomplete: some of the children could not be made.
         """
-        return self._client.sandboxes.fork_tree(self.id, count, metadata, cancel=cancel)
+        return self._client.sandboxes.fork_tree(
+            self.id, count, metadata, idempotency_key=idempotency_key, cancel=cancel
+        )
 
     def promote(self, *, cleanup_siblings: bool = False, tree_id: str | None = None) -> Promotion:
         """Make this branch of a fork tree a sandbox of its own, and delete its siblings if wished."""
@@ -395,6 +416,17 @@ class Sandbox(SandboxFields):
     def _set_lifecycle(self, change: dict[str, Any]) -> Lifecycle:
         answer = self._client.http.request(Call("PATCH", f"{self._route}/lifecycle", json=change))
         return Lifecycle.from_dict(_wire.mapping(answer))
+
+
+def _checked(result: ExecResult) -> ExecResult:
+    if result.exit_code == 0:
+        return result
+    raise errors.CommandFailed(
+        f"the command exited with {result.exit_code}: {_last_line(result)}",
+        exit_code=result.exit_code,
+        stdout=result.stdout,
+        stderr=result.stderr,
+    )
 
 
 def _last_line(result: ExecResult) -> str:

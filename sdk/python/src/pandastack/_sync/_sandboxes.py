@@ -35,6 +35,7 @@ class SandboxesAPI:
         from_snapshot: str | Snapshot | None = None,
         volumes: Volumes | None = None,
         *,
+        env: Mapping[str, str] | None = None,
         on_timeout: Literal["delete", "hibernate"] | None = None,
         network: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
@@ -53,6 +54,7 @@ class SandboxesAPI:
             metadata: labels of your own.
             from_snapshot: restore this snapshot instead of the template's.
             volumes: names, or ``{"name": …, "read_only": …}``.
+            env: environment of everything that runs in it, also in its snapshots and forks.
             on_timeout: what happens when ``ttl_seconds`` is over; default: the server's, which is to delete.
             network: what its network may do: any of ``internet``, ``allow_out``, ``deny_out``, ``public_traffic`` and
                 ``mask_host``; see :class:`Network`. Default: the public internet, and ports for everybody.
@@ -77,6 +79,7 @@ class SandboxesAPI:
             metadata=None if metadata is None else dict(metadata),
             from_snapshot=snapshot_id,
             volumes=_wire.volumes(volumes),
+            env=None if env is None else dict(env),
             on_timeout=on_timeout,
             network=None if network is None else dict(network),
         )
