@@ -17,30 +17,32 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pandastack import PandaStack
-from pandastackd.child_server import ChildServer
+from beside import Place, main
 from pandastackd.guest import Command, GuestClient
 from quantiles import quantiles
-from stand_in import agent_client, stand_in
 
 NOTHING = "true"
 WARM_UP = 10
-OpenGuest = Callable[[], AbstractAsyncContextManager[GuestClient]]
+HEADS = (
+    "ms, p50 / p90 / p99",
+    "through the API",
+    "straight to the agent",
+    "added, p50",
+    "server's processor",
+)
 
 
 class Api:
     """Commands by the API over one kept connection: raw HTTP, so that the client is not what is measured."""
 
-    def __init__(self, url: str, key: str, sandbox: str) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-        self._target = f"/v1/sandboxes/{sandbox}/exec"
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    def __init__(self, place: Place) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(place.url).netloc, timeout=60)
+        self._target = f"/v1/sandboxes/{place.sandbox}/exec"
+        self._headers = {"Authorization": f"Bearer {place.key}", "Content-Type": "application/json"}
 
     def run(self) -> float:
         """Run the command; how long it took, in milliseconds."""
@@ -64,12 +66,17 @@ async def straight(guest: GuestClient) -> float:
     return took
 
 
-async def measure(api: Api, open_guest: OpenGuest, server: int, n: int) -> dict[str, Any]:
-    """Alternate both ``n`` times; ``server`` is the process id of the platform."""
+def measure(place: Place, options: argparse.Namespace) -> dict[str, Any]:
+    """Alternate both ``n`` times."""
+    return asyncio.run(_measure(place, options.n))
+
+
+async def _measure(place: Place, n: int) -> dict[str, Any]:
+    api, server = Api(place), place.pids["server"]
     before = 0.0
     through: list[float] = []
     direct: list[float] = []
-    async with open_guest() as guest:
+    async with GuestClient(place.connect) as guest:
         for number in range(WARM_UP + n):
             if number == WARM_UP:
                 before = cpu_ms(server)
@@ -92,74 +99,11 @@ def cpu_ms(pid: int) -> float:
     return sum(map(int, ticks)) * 1e3 / os.sysconf("SC_CLK_TCK")
 
 
-def of_stand_in(n: int) -> dict[str, Any]:
-    """The platform's own time."""
-    with stand_in() as platform:
-        client = PandaStack(token=platform.key, base_url=platform.url)
-        sandbox = client.sandboxes.create(template="base", ttl_seconds=3600)
-        api = Api(platform.url, platform.key, sandbox.id)
-
-        @asynccontextmanager
-        async def guest() -> AsyncIterator[GuestClient]:
-            async with agent_client(platform.public, platform.control) as client:
-                yield client
-
-        return asyncio.run(measure(api, guest, platform.server_pid, n))
-
-
-def of_guest(data_dir: Path, n: int) -> dict[str, Any]:
-    """A microVM."""
-    from tests.vm.control_link import control_client
-
-    with ChildServer(data_dir, output=sys.stderr) as server:
-        client = PandaStack(token=server.admin_key, base_url=server.url)
-        with client.sandboxes.create(template="base", ttl_seconds=3600) as sandbox:
-            api = Api(server.url, server.admin_key, sandbox.id)
-            return asyncio.run(measure(api, lambda: control_client(data_dir, sandbox.id), server.pid, n))
-
-
-def render(answer: dict[str, Any]) -> str:
-    """The answer as a Markdown table."""
-    rows = [
-        "| ms, p50 / p90 / p99 | through the API | straight to the agent | added, p50 | server's processor |",
-        "|---|---|---|---|---|",
-    ]
-    for where in ("stand_in", "guest"):
-        if where in answer:
-            cells = [
-                " / ".join(f"{answer[where][way][name]:.1f}" for name in ("p50", "p90", "p99"))
-                for way in ("exec_ms", "straight_ms")
-            ]
-            added = answer[where]["added_ms_p50"]
-            cpu = answer[where]["server_cpu_ms"]
-            rows.append(f"| {where.replace('_', '-')} | {' | '.join(cells)} | {added:.1f} | {cpu:.1f} |")
-    return "\n".join(rows)
-
-
-def main() -> int:
-    """Measure and print."""
-    options = parse()
-    answer: dict[str, Any] = {"n": options.n, "stand_in": of_stand_in(options.n)}
-    if options.guest:
-        data_dir = Path(os.environ.get("PANDASTACK_DATA_DIR", "/var/lib/pandastack"))
-        answer["guest"] = of_guest(data_dir, options.n)
-    print(json.dumps(answer) if options.json else render(answer))
-    return 0
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
-    parser.add_argument("-n", type=int, default=200, help="commands each way")
-    parser.add_argument("--guest", action="store_true", help="measure a microVM too; needs root and QEMU")
-    options = parser.parse_args()
-    if options.n < 1:
-        parser.error("-n must be 1 or more")
-    return options
+def rows(where: str, figures: dict[str, Any]) -> list[list[str]]:
+    """One row of the table."""
+    times = [" / ".join(f"{ms:.1f}" for ms in figures[way].values()) for way in ("exec_ms", "straight_ms")]
+    return [[where, *times, f"{figures['added_ms_p50']:.1f}", f"{figures['server_cpu_ms']:.1f}"]]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__ or "", {"n": (200, "commands each way")}, measure, HEADS, rows))

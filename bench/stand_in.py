@@ -35,7 +35,7 @@ from pandastackd.control import Control  # noqa: E402
 from pandastackd.control.keys import AccessTokens  # noqa: E402
 from pandastackd.gateway import Gateway, GatewayMiddleware, server_protocol  # noqa: E402
 from pandastackd.guest import GuestClient  # noqa: E402
-from pandastackd.guest.client import PUBLIC_PORT  # noqa: E402
+from pandastackd.guest.client import PUBLIC_PORT, Connect  # noqa: E402
 from pandastackd.programs import find_program  # noqa: E402
 from pandastackd.store import Store  # noqa: E402
 from tests.unit.fakes import FakeAgent  # noqa: E402
@@ -48,15 +48,15 @@ class StandInHost(FakeAgent):
 
     def __init__(self, root: Path, public: int, control: int) -> None:
         super().__init__(root)
-        self._client = agent_client(public, control)
+        self._client = GuestClient(loopback(public, control))
 
     def guest(self, sandbox_id: str) -> GuestClient:  # type: ignore[override]
         """The one agent's client."""
         return self._client
 
 
-def agent_client(public: int, control: int) -> GuestClient:
-    """A client of an agent on this machine's loopback."""
+def loopback(public: int, control: int) -> Connect:
+    """Connects to an agent on this machine's loopback, as a slot does to one in a guest."""
 
     async def connect(port: int) -> socket.socket:
         sock = socket.socket()
@@ -69,7 +69,7 @@ def agent_client(public: int, control: int) -> GuestClient:
             raise
         return sock
 
-    return GuestClient(connect)
+    return connect
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class StandIn:
     Attributes:
         url: of the API.
         key: the first administrator's.
-        control: port of the agent's control side on the loopback.
+        public, control: ports of the agent's two sides on the loopback.
         folder: where files may be put.
         server_pid, agent_pid: the two processes.
     """

@@ -15,9 +15,14 @@ from pandastackd.network.namespace import NETNS_DIR
 
 def control_client(data_dir: Path, sandbox_id: str) -> GuestClient:
     """A client of a running sandbox's agent; needs root on the host of the sandbox."""
+    return GuestClient(control_slot(data_dir, sandbox_id).connect)
+
+
+def control_slot(data_dir: Path, sandbox_id: str) -> Slot:
+    """The slot of a running sandbox."""
     record = json.loads((DataDir(data_dir).sandbox(sandbox_id) / "record.json").read_text())
     addresses = AddressPlan(Settings().network).slot(record["slot"])
-    slot = Slot(
+    return Slot(
         number=record["slot"],
         name=addresses.namespace,
         netns=NETNS_DIR / addresses.namespace,
@@ -25,4 +30,3 @@ def control_client(data_dir: Path, sandbox_id: str) -> GuestClient:
         host_ip=addresses.host_ip,
         uplink_ip=addresses.uplink_ip,
     )
-    return GuestClient(slot.connect)
