@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -16,15 +17,16 @@ from pandastackd.config import Settings
 from pandastackd.control import Control
 from pandastackd.control.keys import AccessTokens
 from pandastackd.store import Store
+from tests.unit.fake_interpreter import fake_interpreter
 from tests.unit.fakes import FakeAgent
 
 
 @contextlib.contextmanager
-def fake_platform(folder: Path) -> Iterator[tuple[str, str]]:
-    """Serve in a thread; gives the base URL and the admin key."""
+def fake_platform(folder: Path, **settings: Any) -> Iterator[tuple[str, str]]:
+    """Serve in a thread; gives the base URL and the admin key. Guests have the interpreter of ``fake_interpreter``."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ready, stop = threading.Event(), threading.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, listener, ready, stop)))
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, settings, listener, ready, stop)))
         thread.start()
         try:
             if not ready.wait(60):
@@ -37,11 +39,29 @@ def fake_platform(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 async def _serve(
-    folder: Path, listener: socket.socket, ready: threading.Event, stop: threading.Event
+    folder: Path,
+    changes: dict[str, Any],
+    listener: socket.socket,
+    ready: threading.Event,
+    stop: threading.Event,
 ) -> None:
+    async with fake_interpreter() as interpreter:
+        agent = FakeAgent(folder / "guests")
+        agent.ports[49_999] = interpreter.port
+        settings = Settings(data_dir=folder, memory_reserve_mib=0, disk_reserve_mib=0, **changes)
+        await _serve_over(agent, settings, listener, ready, stop)
+
+
+async def _serve_over(
+    agent: FakeAgent,
+    settings: Settings,
+    listener: socket.socket,
+    ready: threading.Event,
+    stop: threading.Event,
+) -> None:
+    folder = settings.data_dir
     store = await Store.open(f"sqlite+aiosqlite:///{folder}/pandastack.db")
-    settings = Settings(data_dir=folder, memory_reserve_mib=0, disk_reserve_mib=0)
-    control = Control(store, FakeAgent(folder / "guests"), settings, AccessTokens(b"s" * 32))
+    control = Control(store, agent, settings, AccessTokens(b"s" * 32))
     await control.prepare(folder / "admin.key")
     control.start()
     app = create_app(control, settings)

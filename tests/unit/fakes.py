@@ -14,7 +14,15 @@ import signal
 import socket
 import stat
 import termios
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -73,11 +81,13 @@ class FakeGuest:
 
     Attributes:
         script: what every command does instead, if set, where a test needs it to the byte.
+        env: what every command gets.
         ports: port of the guest → port of this machine that stands for it.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, env: Mapping[str, str] | None = None) -> None:
         self.home = home
+        self.env = dict(env or {})
         self.home.mkdir(parents=True, exist_ok=True)
         self.lines = [LogLine("stdout", "hello"), LogLine("stderr", "ünïcode")]
         self.printed = asyncio.Event()
@@ -98,7 +108,9 @@ class FakeGuest:
         folder = self.home if command.cwd is None else self._place(command.cwd)
         if not folder.is_dir():
             raise InvalidRequest(f"there is no folder {command.cwd}")
-        process, outputs, terminal = await _spawn(command, self.home, folder)
+        # A home of its own: this machine's profile is none of a guest's business, and may take its time.
+        env = {**os.environ, "HOME": str(self.home), **self.env, **command.env}
+        process, outputs, terminal = await _spawn(command, env, folder)
         self.running[process.pid] = command.tag
         if terminal is not None or process.stdin is not None:
             self.inputs[process.pid] = terminal or process.stdin  # type: ignore[assignment]
@@ -257,6 +269,7 @@ class FakeAgent:
         moves: every hibernate, wake and rollback that began.
         egress: what each sandbox may reach.
         past: what each sandbox used before.
+        ports: ``FakeGuest.ports`` of every guest to come.
     """
 
     def __init__(self, root: Path) -> None:
@@ -277,6 +290,7 @@ class FakeAgent:
         self.changes: asyncio.Queue[str] = asyncio.Queue()
         self.egress: dict[str, Egress] = {}
         self.past: dict[str, list[Usage]] = {}
+        self.ports: dict[int, int] = {}
         self.closed = False
 
     async def capacity(self) -> HostCapacity:
@@ -309,7 +323,8 @@ class FakeAgent:
         )
         self.sandboxes[spec.id] = report
         self.egress[spec.id] = spec.egress
-        self.guests[spec.id] = FakeGuest(self.root / spec.id)
+        self.guests[spec.id] = FakeGuest(self.root / spec.id, spec.env)
+        self.guests[spec.id].ports |= self.ports
         return report
 
     async def delete(self, sandbox_id: str) -> None:
@@ -486,11 +501,9 @@ def is_alive(pid: int) -> bool:
 
 
 async def _spawn(
-    command: Command, home: Path, cwd: Path
+    command: Command, env: dict[str, str], cwd: Path
 ) -> tuple[asyncio.subprocess.Process, dict[_Stream, asyncio.StreamReader], asyncio.StreamWriter | None]:
     """The process, what can be read of it, and the terminal it runs in, if it does."""
-    # A home of its own: this machine's profile is none of a guest's business, and may take its time.
-    env = {**os.environ, "HOME": str(home), **command.env}
     if command.pty is None:
         process = await asyncio.create_subprocess_exec(
             *command.args,

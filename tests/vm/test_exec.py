@@ -34,6 +34,25 @@ def alive(sandbox: Sandbox, pattern: str) -> bool:
     return sandbox.exec(["pgrep", "-fx", pattern]).exit_code == 0
 
 
+def test_folder_environment_user_and_input_of_a_command(shared_sandbox: Sandbox) -> None:
+    shared_sandbox.exec(["mkdir", "-p", "/tmp/here"], check=True)
+    ran = shared_sandbox.exec(
+        'id -un; pwd; printf "%s\\n" "$A"; tr a-z A-Z',
+        cwd="/tmp/here",
+        env={"A": "ü $B"},
+        user="root",
+        stdin="in\n",
+    )
+    assert ran.stdout == "root\n/tmp/here\nü $B\nIN\n"
+    much = "0123456789abcde\n" * 50_000
+    assert shared_sandbox.exec("sha256sum; wc -c <<<x", stdin=much).stdout.split()[-1] == "2"
+    assert shared_sandbox.exec("cat", stdin=much).stdout == much
+    assert shared_sandbox.exec("exec <&-; exit 3", stdin=much).exit_code == 3
+    for wrong in ({"cwd": "/nowhere"}, {"user": "nobody-here"}):
+        with pytest.raises(BadRequestError, match=r"nowhere|nobody-here"):
+            shared_sandbox.exec("true", **wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("command", "exit_code", "stdout", "stderr"),
     [

@@ -3,7 +3,7 @@
 import * as errors from "./errors.js";
 import type { Content, Http } from "./http.js";
 import { type FileInfo, fileInfo, type WriteResult, writeResult } from "./models.js";
-import { asBytes, concat } from "./runtime.js";
+import { asBytes, concat, isServerSide } from "./runtime.js";
 import * as wire from "./wire.js";
 
 /** What a file may be written from. Text is written as UTF-8. */
@@ -100,13 +100,13 @@ export class SandboxFilesystem {
 
   /** Copy a local file into the sandbox. Not in browsers. */
   async upload(localPath: string, remotePath: string, options: TransferOptions = {}): Promise<WriteResult> {
-    const local = await import("./local.js");
+    const local = await localFiles();
     return this.write(remotePath, counted(await local.read(localPath), options.onProgress), options);
   }
 
   /** Copy a file out of the sandbox. The local file appears when it is whole, or not at all. Not in browsers. */
   async download(remotePath: string, localPath: string, options: TransferOptions = {}): Promise<void> {
-    const local = await import("./local.js");
+    const local = await localFiles();
     const pieces = await this.#pieces(remotePath, options);
     try {
       await local.write(localPath, remotePath, counted(pieces, options.onProgress));
@@ -180,6 +180,11 @@ export class SandboxFilesystem {
       signal: options.signal,
     });
   }
+}
+
+// Bundles for browsers have local-browser.js in the place of both; pages without a bundler are told apart here.
+function localFiles(): Promise<typeof import("./local.js")> {
+  return isServerSide() ? import("./local.js") : import("./local-browser.js");
 }
 
 // What is sent in one piece shows no progress, so it is given time by its size.

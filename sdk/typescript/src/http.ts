@@ -158,16 +158,32 @@ export class Http {
   }
 
   /**
-   * A program that is talked to over a WebSocket. The handshake carries the key in the query, since browsers cannot set a header there.
+   * A program that is talked to over a WebSocket. The handshake carries the key in the query, since browsers cannot set
+   * a header there.
    *
-   * @throws NetworkError: it did not open; why not, browsers do not say.
+   * A handshake that is refused does not say why, so `explain` is asked then: an ordinary call, which rejects with the
+   * reason. Where that call got a new key in place of one that had run out, the handshake is tried again.
+   *
+   * @throws NetworkError: it did not open, for a reason that `explain` does not know.
    */
-  async talk(call: Call): Promise<Terminal> {
+  async talk(call: Call, explain: () => Promise<void>): Promise<Terminal> {
+    const key = await this.#currentKey();
+    try {
+      return await this.#connect(call, key);
+    } catch (error) {
+      if (!(error instanceof errors.NetworkError)) throw error;
+      await explain();
+      const renewed = await this.#currentKey();
+      if (renewed === key) throw error;
+      return this.#connect(call, renewed);
+    }
+  }
+
+  async #connect(call: Call, key: string): Promise<Terminal> {
     const Socket = this.#webSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
     if (Socket === undefined) {
       throw new TypeError("this runtime has no WebSocket: pass { webSocket } with that of the package `ws`");
     }
-    const key = await this.#currentKey();
     const query = new URLSearchParams({ ...call.params, access_token: key });
     const url = address(this.#settings.apiUrl, call.path).replace(/^http/, "ws");
     call.signal?.throwIfAborted();

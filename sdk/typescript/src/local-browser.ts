@@ -1,4 +1,4 @@
-/** In place of local.ts in bundles for browsers, which have no local files to copy. */
+/** In place of local.ts in browsers, which have no local files to copy. */
 
 import { PandaStackError } from "./errors.js";
 

@@ -19,7 +19,7 @@ import {
 } from "./commands.js";
 import type { ClientOptions } from "./config.js";
 import { previewUrl } from "./config.js";
-import { ConflictError, NetworkError, NotFoundError, ServerError } from "./errors.js";
+import { ConflictError, NotFoundError, ServerError } from "./errors.js";
 import { type Candidate, type ExploreOptions, type ExploreResult, explore } from "./explore.js";
 import { SandboxFilesystem } from "./filesystem.js";
 import * as models from "./models.js";
@@ -420,17 +420,12 @@ export class Sandbox {
     }
   }
 
-  async #talk(kind: string, params: Record<string, string>, signal: AbortSignal | undefined) {
+  #talk(kind: string, params: Record<string, string>, signal: AbortSignal | undefined): Promise<Terminal> {
     const call: wire.Call = { method: "GET", path: `${this.#route}/exec/${kind}`, params, signal };
-    try {
-      return await this.#client.http.talk(call);
-    } catch (error) {
-      if (!(error instanceof NetworkError)) throw error;
-      // A handshake that is refused says nothing; an ordinary call says why.
-      const { id, status } = await this.refresh(signal ? { signal } : {});
-      if (status !== "running") throw new ConflictError(`sandbox ${id} is ${status}`, { cause: error });
-      throw error;
-    }
+    return this.#client.http.talk(call, async () => {
+      const { id, status } = await this.refresh({ signal });
+      if (status !== "running") throw new ConflictError(`sandbox ${id} is ${status}`);
+    });
   }
 
   async #act(verb: string, options?: wire.CallOptions): Promise<void> {

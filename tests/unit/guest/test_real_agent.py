@@ -110,6 +110,11 @@ async def test_a_program_that_is_not_there(client: GuestClient) -> None:
         await client.run(Command(("/no/such/program",), user="root"))
 
 
+async def test_a_user_who_is_not_there_is_no_matter_of_keys(client: GuestClient) -> None:
+    with pytest.raises(InvalidRequest, match="nobody-here"):
+        await client.run(Command(("true",), user="nobody-here"))
+
+
 async def test_a_timeout_kills_the_children_too(client: GuestClient) -> None:
     seen: list[Event] = []
 

@@ -4,6 +4,8 @@ Three kinds, kept apart: the guest *refused* (its own code decides), the guest *
 (:class:`~pandastackd.errors.HostFailure` with code ``guest_protocol``), the guest *was not there*
 (:class:`~pandastackd.errors.GuestUnreachable`). Text from a guest is shown to people, so it is cut and
 cleaned.
+
+None of them is :class:`~pandastackd.errors.Unauthenticated`: the caller's key is not the guest's to judge.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from pandastackd.errors import (
     PlatformError,
     RateLimited,
     TooLarge,
-    Unauthenticated,
 )
 
 MAX_MESSAGE = 500
@@ -37,14 +38,14 @@ _BY_CODE: dict[str, type[PlatformError]] = {
     "out_of_range": InvalidRequest,
     "permission_denied": Forbidden,
     "resource_exhausted": RateLimited,
-    "unauthenticated": Unauthenticated,
+    # A user's name stands in the place of credentials: it is a user that the guest does not have.
+    "unauthenticated": InvalidRequest,
     "unavailable": GuestUnreachable,
     "unimplemented": NotBuilt,
 }
 
 _BY_STATUS: dict[int, type[PlatformError]] = {
     400: InvalidRequest,
-    401: Unauthenticated,
     403: Forbidden,
     404: NotFound,
     408: CommandTimeout,
