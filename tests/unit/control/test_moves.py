@@ -126,7 +126,8 @@ async def test_time_ends_in_sleep_when_asked_for(
     for _ in range(29):
         clock.turn(DAY)
         await control.upkeep.reap()
-    assert (await control.sandboxes.set_lifetime(admin, sleepy.id, ttl_seconds=5)).ttl_seconds == 5
+    seen = await control.sandboxes.get(admin, sleepy.id)
+    assert (await control.sandboxes.set_lifetime(seen, ttl_seconds=5)).ttl_seconds == 5
     clock.turn(29 * DAY)
     await control.upkeep.reap()
     assert sleepy.id in agent.sandboxes, "the time to live does not count in sleep"

@@ -37,8 +37,9 @@ async def set_lifecycle(
     caller: Caller,
 ) -> LifetimeInfo:
     """Change how long a sandbox lives, counted from now."""
+    row = await control.sandboxes.get(caller, sandbox_id)
     changed = await control.sandboxes.set_lifetime(
-        caller, sandbox_id, ttl_seconds=body.ttl_seconds, persistent=body.persistent
+        row, ttl_seconds=body.ttl_seconds, persistent=body.persistent
     )
     return _info(changed)
 

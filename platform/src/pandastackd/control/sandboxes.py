@@ -219,8 +219,7 @@ class Sandboxes:
 
     async def set_lifetime(
         self,
-        principal: Principal,
-        sandbox_id: str,
+        row: SandboxRow,
         *,
         ttl_seconds: int | None = None,
         persistent: bool | None = None,
@@ -229,16 +228,15 @@ class Sandboxes:
         """Change how long a sandbox lives, counted from now.
 
         Args:
+            row: the sandbox, as :meth:`get` gave it to the caller.
             ttl_from: what a new time to live counts from.
 
         Raises:
-            NotFound: it is not there, or not the caller's.
             InvalidRequest: nothing to change, or the time to live is out of range.
             Conflict: it is being deleted.
         """
         if ttl_seconds is None and persistent is None:
             raise InvalidRequest("nothing to change: send ttl_seconds or persistent")
-        row = await self.get(principal, sandbox_id)
         ttl = row.ttl_seconds if ttl_seconds is None else checked_ttl(ttl_seconds, self._settings)
         counted = TtlFrom(row.ttl_from) if ttl_seconds is None else ttl_from
         keep = row.persistent if persistent is None else persistent
@@ -293,19 +291,18 @@ class Sandboxes:
 
         return await asyncio.shield(self._background.spawn(work(), name=f"network-{row.id}"))
 
-    async def prolong(self, principal: Principal, sandbox_id: str, seconds: int) -> None:
+    async def prolong(self, row: SandboxRow, seconds: int) -> None:
         """Let a sandbox live at least ``seconds`` from now; one that lives longer is left as it is.
 
         Raises:
-            NotFound, InvalidRequest, Conflict: as :meth:`set_lifetime`.
+            InvalidRequest, Conflict: as :meth:`set_lifetime`.
         """
-        row = await self.get(principal, sandbox_id)
         if row.expires_at is None:
             return
         counted = TtlFrom(row.ttl_from)
         ttl = seconds if counted is TtlFrom.SET else max(seconds, row.ttl_seconds)
         if self._now() + timedelta(seconds=ttl) > row.expires_at:
-            await self.set_lifetime(principal, sandbox_id, ttl_seconds=ttl, ttl_from=counted)
+            await self.set_lifetime(row, ttl_seconds=ttl, ttl_from=counted)
 
     def _lifetime(self, row: SandboxRow) -> Lifetime:
         idle = 0.0 if self._usage.is_active(row.id) else (self._now() - row.last_used_at).total_seconds()

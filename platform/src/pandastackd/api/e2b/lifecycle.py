@@ -34,7 +34,7 @@ async def connect(
     row = shown(await control.sandboxes.get(caller, sandbox_id))
     if row.state != State.RUNNING:
         return JSONResponse(views.handle(await _go_on(control, caller, row, body)), 201)
-    await control.sandboxes.prolong(caller, row.id, _seconds(body.timeout))
+    await control.sandboxes.prolong(row, _seconds(body.timeout))
     return JSONResponse(views.handle(row), 200)
 
 
@@ -76,9 +76,9 @@ async def set_timeout(
     caller: E2bCaller,
 ) -> Response:
     """Change when a sandbox ends, counted from now and whatever its use; 0 ends it, or puts it to sleep, at once."""
-    shown(await control.sandboxes.get(caller, sandbox_id))
+    row = shown(await control.sandboxes.get(caller, sandbox_id))
     await control.sandboxes.set_lifetime(
-        caller, sandbox_id, ttl_seconds=_seconds(body.timeout), persistent=False, ttl_from=TtlFrom.SET
+        row, ttl_seconds=_seconds(body.timeout), persistent=False, ttl_from=TtlFrom.SET
     )
     return Response(status_code=204)
 
@@ -95,8 +95,8 @@ async def refresh(
     caller: E2bCaller,
 ) -> Response:
     """Let a sandbox live at least ``duration`` seconds more."""
-    shown(await control.sandboxes.get(caller, sandbox_id))
-    await control.sandboxes.prolong(caller, sandbox_id, _seconds(body.duration or 0))
+    row = shown(await control.sandboxes.get(caller, sandbox_id))
+    await control.sandboxes.prolong(row, _seconds(body.duration or 0))
     return Response(status_code=204)
 
 
@@ -125,7 +125,7 @@ async def _go_on(control: Control, caller: Principal, row: SandboxRow, body: wir
     row = await move(caller, row.id)
     if not row.persistent:
         seconds = _seconds(body.timeout)
-        await control.sandboxes.set_lifetime(caller, row.id, ttl_seconds=seconds, ttl_from=TtlFrom.SET)
+        await control.sandboxes.set_lifetime(row, ttl_seconds=seconds, ttl_from=TtlFrom.SET)
     return row
 
 
