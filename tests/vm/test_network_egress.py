@@ -63,6 +63,23 @@ async def test_a_program_learns_at_once_that_it_is_denied() -> None:
 
 
 @in_lab
+async def test_a_program_learns_at_once_that_it_has_no_names() -> None:
+    async with world() as (internet, pool, slot):
+        await pool.restrict(slot, Egress(deny=EVERYTHING))
+        with Guest(slot) as guest:
+            internet.seen.clear()
+            asked = guest.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+            asked.connect((NAMES, 53))
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(8):
+                await loop.sock_sendall(asked, b"a name?")
+                with pytest.raises(OSError, match="No route to host"):
+                    await loop.sock_recv(asked, 100)
+            asked.close()
+            assert internet.seen == []
+
+
+@in_lab
 async def test_allowing_wins_over_denying_and_names_go_with_everything() -> None:
     async with world() as (internet, pool, slot):
         await pool.restrict(slot, Egress(allow=(f"{PUBLIC}/32",), deny=EVERYTHING))
