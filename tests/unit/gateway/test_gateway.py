@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -80,6 +81,19 @@ async def test_the_host_name_chooses_the_sandbox(front: Front) -> None:
     answer = await front.http.get("/", headers={"Host": host})
     assert answer.json()["headers"]["host"] == host
     assert (await front.http.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_a_call_of_the_api_that_names_its_sandbox_by_headers_is_still_one(
+    front: Front, tmp_path: Path
+) -> None:
+    path = f"/sandboxes/{front.sandbox_id}/connect"
+    named = front.headers(49983)
+    asked = {**named, "X-API-Key": (tmp_path / "admin.key").read_text().strip()}
+    assert (await front.http.post(path, json={}, headers=asked)).json()["sandboxID"] == front.sandbox_id
+    assert (await front.http.post(path, json={}, headers=named)).status_code == 401
+    await front.listen(3000, echo)
+    line = f"POST {path} HTTP/1.1"
+    assert (await front.http.post(path, headers=front.headers(3000))).json()["line"] == line, "an app's own"
 
 
 async def test_chunked_bodies_both_ways(front: Front) -> None:

@@ -87,6 +87,15 @@ class Gateway:
             raise Refused(refusals.failed(target, error)) from None
 
 
+def _only_names(target: Target, path: str) -> bool:
+    """Whether a request is a call of the API that names the sandbox it is about by headers as well.
+
+    E2B's Python client before 2.28 does that when it connects. The guest agent has no such address, and the API
+    wants the caller's key as ever.
+    """
+    return target.port == AGENT_PORT and path == f"/sandboxes/{target.sandbox_id}/connect"
+
+
 class GatewayMiddleware:
     """ASGI middleware: what is for a sandbox goes there, everything else to ``app``."""
 
@@ -104,7 +113,7 @@ class GatewayMiddleware:
         except PlatformError as error:
             await send_whole(send, refusals.failed(None, error))
             return
-        if target is None:
+        if target is None or _only_names(target, scope["path"]):
             await self._app(scope, receive, send)
         else:
             await self._gateway.carry(target, scope, receive, send)
