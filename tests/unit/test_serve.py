@@ -13,9 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from pandastackd.config import Settings
 from pandastackd.disk.layout import DataDir
@@ -97,6 +100,27 @@ async def test_a_stop_does_not_wait_for_a_stream_without_end(
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.wait_for(started.task, 20)
     assert guest.killed, "its command is killed"
+
+
+async def test_a_refused_websocket_is_one_line_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    access = Mock()
+    monkeypatch.setattr("pandastackd.api.middleware.log", access)
+    started = Started(tmp_path)
+    (url, _) = await started.ready()
+    for path, status in (("/v1/sandboxes/x/ssh", 401), ("/v1/no/such/route", 403)):
+        access.reset_mock()
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(url.replace("http", "ws") + path, proxy=None):
+                pass
+        assert refused.value.response.status_code == status
+        access.info.assert_called_once()
+        assert access.info.call_args.kwargs["path"] == path
+        assert access.info.call_args.kwargs["status"] == status
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(started.task, 20)
+    assert capsys.readouterr().err == ""
 
 
 async def test_a_port_in_use_is_one_clear_error(tmp_path: Path) -> None:

@@ -40,3 +40,13 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=shared))
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    logging.getLogger("uvicorn.error").addFilter(_is_true)
+
+
+def _is_true(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's says what happened.
+
+    It takes a WebSocket that was refused with an answer for one that got none
+    (https://github.com/Kludex/uvicorn/pull/3138); our own line of the request tells the status.
+    """
+    return record.msg != "ASGI callable returned without completing handshake."

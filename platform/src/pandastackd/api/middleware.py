@@ -44,6 +44,9 @@ class Envelope:
             nonlocal status
             if message["type"] == "websocket.accept":
                 status = 101
+            elif message["type"] == "websocket.close":
+                # Before it was accepted: what the server makes of it.
+                status = status or 403
             elif message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
