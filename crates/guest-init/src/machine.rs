@@ -20,12 +20,14 @@ const WORKLOADS: &str = "/sys/fs/cgroup/pandastack";
 const CONTROLLERS: &str = "+cpu +io +memory +pids";
 
 /// Kernel settings and why; a kernel that lacks one is no worse for it.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 9] = [
     // A huge page that is touched once costs every restored copy 2 MiB of its own.
     ("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"),
     // The watchdogs take a pause of the whole machine for a hang.
     ("/proc/sys/kernel/watchdog", "0"),
     ("/proc/sys/kernel/hung_task_timeout_secs", "0"),
+    // An idle machine would be woken twice a second to look whether there is something to compact.
+    ("/proc/sys/vm/compaction_proactiveness", "0"),
     // The machine is its user's: ping and port 80 without being root.
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),

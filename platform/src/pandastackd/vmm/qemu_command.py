@@ -43,8 +43,9 @@ class Accelerator:
 KVM = Accelerator("kvm", "kvm", "host")
 # A plain CPU: each feature costs the emulator time on every context switch, and this one still satisfies what
 # binary packages are built for (x86-64-v2).
+# With ARAT the kernel trusts the processor's timer while idle: it needs no periodic tick, and times to the nanosecond.
 # The translation cache is bounded, since its default, up to 1 GiB, would be the largest part of a small sandbox.
-TCG = Accelerator("tcg", "tcg,tb-size=256", "Nehalem-v1")
+TCG = Accelerator("tcg", "tcg,tb-size=256", "Nehalem-v1,+arat")
 
 _MACHINE_OPTIONS = ",".join(
     [
@@ -75,7 +76,8 @@ _DISK_OPTIONS = ",".join(
 )
 
 _TCG_KERNEL_ARGUMENTS = "mitigations=off nopti tsc=reliable clocksource=tsc"
-_KERNEL_ARGUMENTS = "console=ttyS0 quiet reboot=t panic=-1"
+# Accounting of pressure is work at every switch of tasks, and nobody reads it.
+_KERNEL_ARGUMENTS = "console=ttyS0 quiet reboot=t panic=-1 psi=0"
 
 
 def kernel_cmdline(wanted: str, accelerator: Accelerator, tsc_khz: int) -> str:
@@ -107,6 +109,8 @@ def arguments(
         ),
         # Without it the loader asks for sections that a state saved without RAM does not have.
         *("-global", "migration.send-configuration=off"),
+        # A restored guest need not tell a network where it moved to: its neighbour is the host, and expects it.
+        *("-global", "migration.announce-rounds=0"),
         *("-chardev", f"socket,id=qmp,fd={QMP_FD},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-add-fd", f"fd={DISK_FD},set={_DISK_SET}"),
