@@ -29,6 +29,7 @@ from pandastackd.vmm import Machine, Vmm
 BOOT_DEADLINE_SECONDS = 120.0
 SHUTDOWN_DEADLINE_SECONDS = 60.0
 REHEARSALS = 3
+SETTLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ class Workbench:
         await self.guest.sync()
         await self.guest.hold()
         await self.guest.aclose()
+        # What is still under way in the kernel would be carried on at the beginning of every restore.
+        await asyncio.sleep(SETTLE_SECONDS)
         await self._vmm.pause()
         await self._vmm.save_device_state(directory / "state")
         await self._vmm.stop()
