@@ -48,6 +48,7 @@ pub struct Spared(pub Arc<AtomicBool>);
 
 /// Serves `listener` for ever.
 pub async fn run(agent: Shared, listener: TcpListener, side: Side) {
+    tune(&listener);
     if let Ok(listener) = listener.as_fd().try_clone_to_owned() {
         agent.listeners.borrow_mut().push((side, listener));
     }
@@ -73,7 +74,6 @@ pub async fn run(agent: Shared, listener: TcpListener, side: Side) {
                 continue;
             }
         };
-        tune(&stream);
         spawn_local(serve(agent.clone(), stream, side, place));
     }
 }
@@ -109,10 +109,12 @@ async fn serve(agent: Shared, stream: TcpStream, side: Side, place: OwnedSemapho
 ///
 /// Connections that were open in a snapshot have no other end in the restored machine: the host answers the first
 /// probe or the first byte with a reset, and what the connection held (a follower of a process) is let go.
-fn tune(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = sockopt::set_socket_keepalive(stream, true);
-    let _ = sockopt::set_tcp_keepidle(stream, PROBE_AFTER);
-    let _ = sockopt::set_tcp_keepintvl(stream, PROBE_AFTER / 2);
-    let _ = sockopt::set_tcp_keepcnt(stream, 4);
+///
+/// Set once for the listener: connections inherit it.
+fn tune(listener: &TcpListener) {
+    let _ = sockopt::set_tcp_nodelay(listener, true);
+    let _ = sockopt::set_socket_keepalive(listener, true);
+    let _ = sockopt::set_tcp_keepidle(listener, PROBE_AFTER);
+    let _ = sockopt::set_tcp_keepintvl(listener, PROBE_AFTER / 2);
+    let _ = sockopt::set_tcp_keepcnt(listener, 4);
 }
