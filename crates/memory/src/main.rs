@@ -6,14 +6,17 @@
 //!
 //! One JSON object goes to standard output, `{"error", "code"}` with exit status 1 when it fails. A page that cannot be
 //! read is always a failure, never zeros.
+//!
+//! `read-ahead` brings into memory what the copies of a machine will use first.
 
 mod capture;
 mod digest;
 mod failure;
+mod read_ahead;
 mod scan;
 mod target;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -22,6 +25,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
+use crate::scan::Kind;
 use crate::target::Target;
 
 #[derive(Parser)]
@@ -48,6 +52,17 @@ enum Task {
     Scan {
         #[command(flatten)]
         mapping: Mapping,
+    },
+    /// Have the parts of FILE, a copy of the mapped file, read into memory that the process uses as they are in the file.
+    ReadAhead {
+        #[command(flatten)]
+        mapping: Mapping,
+        /// The copy.
+        #[arg(long)]
+        file: PathBuf,
+        /// Bytes to read at most.
+        #[arg(long)]
+        most: u64,
     },
     /// Digest of a sparse file's content, the same for every layout of its holes.
     Digest {
@@ -96,6 +111,11 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Capture { mapping, out, wait } => capture_task(mapping, &out, wait),
         Task::Scan { mapping } => scan_task(mapping),
+        Task::ReadAhead {
+            mapping,
+            file,
+            most,
+        } => read_ahead_task(mapping, &file, most),
         Task::Digest { file } => digest::digest_file(&file).and_then(|report| json(&report)),
     };
     match outcome {
@@ -132,7 +152,7 @@ fn capture_task(mapping: Mapping, path: &Path, wait: bool) -> Result<String> {
         wait_for_word()?;
     }
     let begin = Instant::now();
-    let scan = scan::written_pages(&target, mapping.plain_pagemap)?;
+    let scan = scan::pages(&target, Kind::Written, mapping.plain_pagemap)?;
     let scan_ms = milliseconds(begin);
     let begin = Instant::now();
     let copied = capture::copy_runs(&target, &scan.runs, &out)?;
@@ -151,7 +171,7 @@ fn capture_task(mapping: Mapping, path: &Path, wait: bool) -> Result<String> {
 fn scan_task(mapping: Mapping) -> Result<String> {
     let target = Target::open(mapping.pid, mapping.start, mapping.length)?;
     let begin = Instant::now();
-    let scan = scan::written_pages(&target, mapping.plain_pagemap)?;
+    let scan = scan::pages(&target, Kind::Written, mapping.plain_pagemap)?;
     let scan_ms = milliseconds(begin);
     target.require_unchanged()?;
     let bytes: u64 = scan.runs.iter().map(|run| run.length).sum();
@@ -162,6 +182,14 @@ fn scan_task(mapping: Mapping) -> Result<String> {
         scan_ms,
         method: scan.method,
     })
+}
+
+fn read_ahead_task(mapping: Mapping, path: &Path, most: u64) -> Result<String> {
+    let target = Target::open(mapping.pid, mapping.start, mapping.length)?;
+    let file = File::open(path).map_err(|error| Failure::from_io("open the copy", error))?;
+    let scan = scan::pages(&target, Kind::OfFile, mapping.plain_pagemap)?;
+    target.require_unchanged()?;
+    json(&read_ahead::read_ahead(&file, &scan.runs, most)?)
 }
 
 /// Says that everything is ready, and returns when the caller says "now".

@@ -1,4 +1,4 @@
-//! Which pages of the mapping the process has written.
+//! Which pages of the mapping the process has written, and which it uses as the file has them.
 //!
 //! In a private mapping of a file a page is either the file's own (or not there yet), or a private copy that the kernel
 //! made on the first write. A private copy is present or swapped out, and not "of a file". The kernel answers that
@@ -31,15 +31,24 @@ pub struct Scan {
     pub method: &'static str,
 }
 
-/// The pages of `target`'s mapping that differ, or may differ, from the file's.
-pub fn written_pages(target: &Target, plain_pagemap: bool) -> Result<Scan> {
+/// A kind of page in a private mapping of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It differs, or may differ, from the file's.
+    Written,
+    /// It is the file's own page, and the process has it in its page table.
+    OfFile,
+}
+
+/// The pages of `target`'s mapping that are of `kind`.
+pub fn pages(target: &Target, kind: Kind, plain_pagemap: bool) -> Result<Scan> {
     let pagemap = target.proc_file("pagemap")?;
     let mut found = Found::new(target);
-    if !plain_pagemap && search(&pagemap, target, &mut found)? {
+    if !plain_pagemap && search(&pagemap, target, kind, &mut found)? {
         return Ok(found.into_scan("pagemap_scan"));
     }
     let mut found = Found::new(target);
-    read_entries(&pagemap, target, &mut found)?;
+    read_entries(&pagemap, target, kind, &mut found)?;
     Ok(found.into_scan("pagemap"))
 }
 
@@ -129,7 +138,7 @@ unsafe impl Ioctl for PagemapScan<'_> {
 }
 
 /// Asks the kernel to search; false when it does not know how.
-fn search(pagemap: &File, target: &Target, found: &mut Found<'_>) -> Result<bool> {
+fn search(pagemap: &File, target: &Target, kind: Kind, found: &mut Found<'_>) -> Result<bool> {
     let mut regions = vec![Region::default(); REGIONS];
     let mut position = target.start;
     while position < target.end() {
@@ -139,9 +148,15 @@ fn search(pagemap: &File, target: &Target, found: &mut Found<'_>) -> Result<bool
             end: target.end(),
             vec: regions.as_mut_ptr() as u64,
             vec_len: REGIONS as u64,
-            category_inverted: PAGE_IS_FILE,
+            category_inverted: match kind {
+                Kind::Written => PAGE_IS_FILE,
+                Kind::OfFile => 0,
+            },
             category_mask: PAGE_IS_FILE,
-            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            category_anyof_mask: match kind {
+                Kind::Written => PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                Kind::OfFile => PAGE_IS_PRESENT,
+            },
             return_mask: PAGE_IS_FILE,
             ..ScanArgument::default()
         };
@@ -175,7 +190,7 @@ fn search(pagemap: &File, target: &Target, found: &mut Found<'_>) -> Result<bool
     Ok(true)
 }
 
-fn read_entries(pagemap: &File, target: &Target, found: &mut Found<'_>) -> Result<()> {
+fn read_entries(pagemap: &File, target: &Target, kind: Kind, found: &mut Found<'_>) -> Result<()> {
     let page = page_size();
     let mut bytes = vec![0; ENTRIES * 8];
     let mut position = target.start;
@@ -188,7 +203,12 @@ fn read_entries(pagemap: &File, target: &Target, found: &mut Found<'_>) -> Resul
         }
         for entry in wanted.chunks_exact(8) {
             let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
-            if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0 {
+            let of_file = entry & ENTRY_FILE != 0;
+            let wanted = match kind {
+                Kind::Written => entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && !of_file,
+                Kind::OfFile => entry & ENTRY_PRESENT != 0 && of_file,
+            };
+            if wanted {
                 found.add(position, position + page);
             }
             position += page;
