@@ -50,9 +50,9 @@ pub struct Process {
     pub config: ProcessConfig,
     /// Its latest output.
     pub ring: RefCell<Ring>,
-    /// The terminal's master, when it has one.
-    pub terminal: Option<Rc<Watched>>,
-    /// The writing end of its stdin; a lock so that writers queue and a close comes after them.
+    /// The terminal's master, when it has one; until its end.
+    pub terminal: RefCell<Option<Rc<Watched>>>,
+    /// The writing end of its stdin, until its end; a lock so that writers queue and a close comes after them.
     pub stdin: Mutex<Option<Rc<Watched>>>,
     /// Told when a reader took output away.
     pub space: Notify,
@@ -60,8 +60,9 @@ pub struct Process {
     pub news: watch::Sender<()>,
     /// What is still open of its output.
     pub sources: RefCell<Vec<Source>>,
-    /// Becomes readable when it ends; `None` for one that had ended before this agent began.
-    pub pidfd: Option<Watched>,
+    /// Becomes readable when it ends; whoever waits for that takes it. `None` for one that had ended before this agent
+    /// began.
+    pub pidfd: RefCell<Option<Watched>>,
     /// When it is killed with everything it started.
     pub deadline: Cell<Option<Instant>>,
     /// Whether its deadline killed it.
@@ -103,12 +104,12 @@ impl Process {
             tag: parts.tag,
             config: parts.config,
             ring: RefCell::new(Ring::new(RING_BYTES)),
-            terminal: parts.terminal,
+            terminal: RefCell::new(parts.terminal),
             stdin: Mutex::new(parts.stdin),
             space: Notify::new(),
             news: watch::Sender::new(()),
             sources: RefCell::new(parts.sources),
-            pidfd: parts.pidfd,
+            pidfd: RefCell::new(parts.pidfd),
             deadline: Cell::new(parts.deadline),
             timed_out: Cell::default(),
             cgroup: RefCell::new(parts.cgroup),

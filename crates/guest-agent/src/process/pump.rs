@@ -49,7 +49,9 @@ pub struct Source {
 /// Everything that counts is in `process`, and nothing is between a read and the ring while this waits: at any of its
 /// waits a successor of the agent can go on from what `process` holds (see `upgrade`).
 pub async fn run(agent: Shared, process: Rc<Process>) {
-    let Some(pidfd) = &process.pidfd else { return };
+    let Some(pidfd) = process.pidfd.take() else {
+        return;
+    };
     let mut exit: Option<Exit> = None;
     while exit.is_none() || process.is_open() {
         process
@@ -101,7 +103,6 @@ pub async fn run(agent: Shared, process: Rc<Process>) {
         pid: process.pid,
         sources: RefCell::new(process.sources.take()),
     };
-    drop(process);
     if leftover.sources.borrow().is_empty() {
         agent.logs.ended(leftover.pid);
     } else {
@@ -109,6 +110,10 @@ pub async fn run(agent: Shared, process: Rc<Process>) {
         agent.processes.keep(leftover.clone());
         spawn_local(drain(agent, leftover));
     }
+    // What is kept of the process for a while is what it printed, and no descriptor. A writer that still has the lock
+    // gives it up at the news of the end.
+    process.terminal.take();
+    process.stdin.lock().await.take();
 }
 
 /// What is known since the main process ended.

@@ -150,7 +150,7 @@ async fn send_signal(agent: &Shared, request: Request<Incoming>) -> Result<Value
 async fn close_stdin(agent: &Shared, request: Request<Incoming>) -> Result<Value> {
     let message: CloseStdinRequest = connect::read_unary(request).await?;
     let process = agent.processes.find(message.process.as_ref())?;
-    if process.terminal.is_some() {
+    if process.terminal.borrow().is_some() {
         return Err(Error::new(
             Code::FailedPrecondition,
             "a terminal has no stdin to close: send the byte 0x04 (Ctrl-D) as its input instead",
@@ -189,8 +189,8 @@ fn signal(value: &Value) -> Result<Signal> {
         })
 }
 
-fn terminal(process: &Process) -> Result<&Rc<Watched>> {
-    process.terminal.as_ref().ok_or_else(|| {
+fn terminal(process: &Process) -> Result<Rc<Watched>> {
+    process.terminal.borrow().clone().ok_or_else(|| {
         Error::new(
             Code::FailedPrecondition,
             format!("process {} was not started with a terminal", process.pid),
@@ -212,7 +212,7 @@ async fn write(process: &Process, input: Input) -> Result<()> {
     // The lock keeps concurrent writes whole and makes a close come after them.
     let stdin = process.stdin.lock().await;
     let (fd, bytes) = match (input.stdin, input.pty) {
-        (Some(bytes), None) => (stdin.as_ref().ok_or_else(closed)?, bytes),
+        (Some(bytes), None) => (stdin.clone().ok_or_else(closed)?, bytes),
         (None, Some(bytes)) => (terminal(process)?, bytes),
         _ => {
             return Err(Error::invalid(

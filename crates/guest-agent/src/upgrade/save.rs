@@ -120,6 +120,7 @@ fn save_process(process: &Process, data: &mut Data) -> Option<SavedProcess> {
             .map(|fd| number(fd.get_ref())),
         terminal: process
             .terminal
+            .borrow()
             .as_ref()
             .filter(|_| !ended)
             .map(|fd| number(fd.get_ref())),
