@@ -49,8 +49,9 @@ def test_explore(client: PandaStack) -> None:
 
 def test_snapshots_rollback_and_sleep(client: PandaStack) -> None:
     sandbox = client.sandboxes.create(template="base", on_timeout="hibernate")
-    snapshot_id = sandbox.snapshot()
+    snapshot_id = sandbox.snapshot("before")
     assert client.snapshots.get(snapshot_id).sandbox_id == sandbox.id
+    assert client.snapshots.get(snapshot_id).name == "before"
     assert sandbox.rollback(snapshot_id).status == "running"
     sandbox.hibernate()
     assert client.sandboxes.get(sandbox.id).status == "hibernated"

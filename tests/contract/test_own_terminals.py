@@ -36,6 +36,11 @@ def sandbox(client: PandaStack) -> Sandbox:
 
 
 def test_a_terminal_is_typed_into_and_resized(sandbox: Sandbox) -> None:
+    sandbox.filesystem.write("/work/here", "")
+    with sandbox.terminal(
+        'ls; echo "<$A$B>"', cwd="/work", env={"A": "x=ü y", "B": ""}, user="root"
+    ) as listing:
+        assert b"".join(event.data for event in listing).decode() == "here\r\n<x=ü y>\r\n"
     with sandbox.terminal(rows=31, cols=97) as terminal:
         terminal.send("stty size\n")
         seen = b""
@@ -50,7 +55,7 @@ def test_a_terminal_is_typed_into_and_resized(sandbox: Sandbox) -> None:
 
 
 def test_a_process_over_pipes_keeps_every_byte(sandbox: Sandbox) -> None:
-    with sandbox.open_process("cat; printf 'e\\377' >&2; exit 3") as process:
+    with sandbox.open_process("cat; printf 'e\\377' >&2; exit $A", env={"A": "3"}) as process:
         process.send(BLOB[:100_000])
         process.end_input()
         printed = {"stdout": b"", "stderr": b""}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pandastack import PandaStack, Sandbox, errors
+from pandastack import PandaStack, ProcessOptions, Sandbox, errors
 from pandastackd.child_server import ChildServer
 
 pytestmark = [
@@ -41,6 +41,19 @@ def run(
     return subprocess.run(
         command, input=given, capture_output=True, env=environment, timeout=180, check=False
     )
+
+
+def test_programs_are_given_a_folder_an_environment_and_a_user(sandbox: Sandbox) -> None:
+    sandbox.exec(["mkdir", "-p", "/tmp/here"], check=True)
+    how: ProcessOptions = {"cwd": "/tmp/here", "env": {"A": "ü $B"}, "user": "root"}
+    show = 'id -un; pwd; echo "$A"'
+    with sandbox.terminal(show, **how) as terminal, sandbox.open_process(show, **how) as process:
+        for program in (terminal, process):
+            printed = b"".join(event.data for event in program).decode()
+            assert printed.splitlines() == ["root", "/tmp/here", "ü $B"]
+    for wrong in (ProcessOptions(cwd="/nowhere"), ProcessOptions(user="nobody-here")):
+        with pytest.raises(errors.BadRequestError, match=r"nowhere|nobody-here"):
+            sandbox.terminal(**wrong)
 
 
 def test_a_terminal_in_a_microvm(sandbox: Sandbox) -> None:

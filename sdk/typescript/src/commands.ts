@@ -10,15 +10,9 @@ import * as wire from "./wire.js";
 export type Command = string | readonly string[];
 
 /** How a command runs. */
-export interface CommandOptions extends wire.CallOptions {
+export interface CommandOptions extends wire.ProcessOptions {
   /** After this the command and all its children are killed. Default: the server's limit. */
   timeoutSeconds?: number | undefined;
-  /** The folder it runs in. Default: the user's home. */
-  cwd?: string | undefined;
-  /** Added to the sandbox's environment, for this command alone. */
-  env?: Readonly<Record<string, string>> | undefined;
-  /** Who runs it. Default: the sandbox's default user. */
-  user?: string | undefined;
   /** What it reads, up to about a megabyte; to talk to it while it runs, see `Sandbox.openProcess`. Default: nothing. */
   stdin?: string | undefined;
 }

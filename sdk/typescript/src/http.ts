@@ -184,7 +184,8 @@ export class Http {
     if (Socket === undefined) {
       throw new TypeError("this runtime has no WebSocket: pass { webSocket } with that of the package `ws`");
     }
-    const query = new URLSearchParams({ ...call.params, access_token: key });
+    const query = new URLSearchParams(call.params);
+    query.set("access_token", key);
     const url = address(this.#settings.apiUrl, call.path).replace(/^http/, "ws");
     call.signal?.throwIfAborted();
     const socket = new Socket(`${url}?${query}`);

@@ -99,4 +99,4 @@ export {
 } from "./sandboxes.js";
 export { Terminal, type TerminalOptions, type WebSocketConstructor, type WebSocketLike } from "./terminal.js";
 export { VERSION } from "./version.js";
-export type { CallOptions } from "./wire.js";
+export type { CallOptions, ProcessOptions } from "./wire.js";

@@ -156,6 +156,8 @@ export interface Snapshot {
   readonly template: string;
   readonly sizeBytes: number;
   readonly createdAt: string | null;
+  /** What its maker called it. */
+  readonly name: string | null;
   readonly [field: string]: unknown;
 }
 
@@ -374,6 +376,7 @@ export function snapshot(data: unknown): Snapshot {
     template: text(raw, "template"),
     sizeBytes: number(raw, "size_bytes"),
     createdAt: optional(raw, "created_at"),
+    name: optional(raw, "name"),
   };
 }
 

@@ -220,14 +220,16 @@ export class Sandbox {
    * @throws ConflictError: the sandbox does not run.
    */
   terminal(options: TerminalOptions = {}): Promise<Terminal> {
-    const { cmd, rows = 24, cols = 80, signal } = options;
-    const size = { rows: String(rows), cols: String(cols) };
-    return this.#talk("pty", cmd === undefined ? size : { ...size, cmd: wire.commandLine(cmd) }, signal);
+    const { cmd, rows = 24, cols = 80 } = options;
+    const query = wire.processQuery(cmd, options);
+    query.set("rows", String(rows));
+    query.set("cols", String(cols));
+    return this.#talk("pty", query, options.signal);
   }
 
   /** Start a command over plain pipes, with stdin, byte for byte. It ends when what is returned is closed. */
-  openProcess(cmd: Command, options: wire.CallOptions = {}): Promise<Terminal> {
-    return this.#talk("stdio", { cmd: wire.commandLine(cmd) }, options.signal);
+  openProcess(cmd: Command, options: wire.ProcessOptions = {}): Promise<Terminal> {
+    return this.#talk("stdio", wire.processQuery(cmd, options), options.signal);
   }
 
   /** The sandbox's log, line by line. */
@@ -335,11 +337,12 @@ export class Sandbox {
 
   // Snapshots and branches
 
-  /** Capture memory, device state and disk at this instant. */
-  async snapshot(options: wire.CallOptions = {}): Promise<models.Snapshot> {
+  /** Capture memory, device state and disk at this instant. A `name`, to tell it from others, need not be new. */
+  async snapshot(options: wire.CallOptions & { name?: string } = {}): Promise<models.Snapshot> {
     const answer = await this.#client.http.create({
       method: "POST",
       path: `${this.#route}/snapshots`,
+      ...(options.name === undefined ? {} : { json: { name: options.name } }),
       headers: wire.idempotency(),
       timeoutSeconds: wire.STATE_TIMEOUT_SECONDS,
       signal: options.signal,
@@ -420,7 +423,7 @@ export class Sandbox {
     }
   }
 
-  #talk(kind: string, params: Record<string, string>, signal: AbortSignal | undefined): Promise<Terminal> {
+  #talk(kind: string, params: URLSearchParams, signal: AbortSignal | undefined): Promise<Terminal> {
     const call: wire.Call = { method: "GET", path: `${this.#route}/exec/${kind}`, params, signal };
     return this.#client.http.talk(call, async () => {
       const { id, status } = await this.refresh({ signal });

@@ -6,7 +6,7 @@ import { asyncDispose } from "./runtime.js";
 import * as wire from "./wire.js";
 
 /** How to start a terminal. */
-export interface TerminalOptions extends wire.CallOptions {
+export interface TerminalOptions extends wire.ProcessOptions {
   /** Runs in it instead of a login shell. */
   cmd?: string | readonly string[] | undefined;
   /** Default: 24. */

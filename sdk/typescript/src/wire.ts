@@ -17,7 +17,7 @@ export interface Call {
   method: string;
   /** Below `/v1`, its segments already quoted. */
   path: string;
-  params?: Readonly<Record<string, string>>;
+  params?: Readonly<Record<string, string>> | URLSearchParams;
   /** Body to send as JSON; absent sends no body. */
   json?: unknown;
   headers?: Readonly<Record<string, string>>;
@@ -30,6 +30,16 @@ export interface Call {
 export interface CallOptions {
   /** Ends the call, which then rejects with the signal's reason. */
   signal?: AbortSignal | undefined;
+}
+
+/** Where, with what and as whom something runs. */
+export interface ProcessOptions extends CallOptions {
+  /** The folder it runs in. Default: the user's home. */
+  cwd?: string | undefined;
+  /** Added to the sandbox's environment, for this alone. */
+  env?: Readonly<Record<string, string>> | undefined;
+  /** Who runs it. Default: the sandbox's default user. */
+  user?: string | undefined;
 }
 
 /**
@@ -69,6 +79,19 @@ export function given(fields: Record<string, unknown>): Record<string, unknown> 
 /** A shell command: text as it stands, a list of arguments quoted. */
 export function commandLine(cmd: string | readonly string[]): string {
   return typeof cmd === "string" ? cmd : cmd.map(quote).join(" ");
+}
+
+/** The query that starts a program to talk to. */
+export function processQuery(
+  cmd: string | readonly string[] | undefined,
+  options: ProcessOptions,
+): URLSearchParams {
+  const { cwd, env = {}, user } = options;
+  const query = new URLSearchParams(Object.entries(env).map(([name, value]) => ["env", `${name}=${value}`]));
+  for (const [name, value] of Object.entries({ cmd: cmd && commandLine(cmd), cwd, user })) {
+    if (value !== undefined) query.set(name, value);
+  }
+  return query;
 }
 
 /** An argument that a POSIX shell reads as exactly `text`. */

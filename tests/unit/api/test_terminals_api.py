@@ -27,7 +27,10 @@ async def sandbox_id(live: httpx.AsyncClient) -> str:
 
 
 def socket(live: httpx.AsyncClient, sandbox_id: str, route: str, **query: object) -> connect:
-    url = str(live.base_url).replace("http", "ws") + f"/v1/sandboxes/{sandbox_id}/{route}?{urlencode(query)}"
+    url = (
+        str(live.base_url).replace("http", "ws")
+        + f"/v1/sandboxes/{sandbox_id}/{route}?{urlencode(query, doseq=True)}"
+    )
     return connect(url, additional_headers={"Authorization": live.headers["authorization"]}, max_size=None)
 
 
@@ -66,6 +69,39 @@ async def test_a_shell_in_a_terminal(live: httpx.AsyncClient, sandbox_id: str) -
         assert "ü\0x".encode() in output
         assert messages == [{"exit": 7}]
         assert ws.close_code == 1000
+
+
+@pytest.mark.parametrize("route", ["exec/pty", "exec/stdio"])
+async def test_a_program_is_given_a_folder_an_environment_and_a_user(
+    live: httpx.AsyncClient, sandbox_id: str, agent: FakeAgent, route: str
+) -> None:
+    (agent.guests[sandbox_id].home / "work").mkdir()
+    how = {"cwd": "/work", "user": "root", "env": ["A=x=ü y", "B="]}
+    async with socket(live, sandbox_id, route, cmd='basename "$PWD"; echo "<$A$B>"', **how) as ws:
+        output, messages = await rest(ws)
+    assert output.decode().splitlines() == ["work", "<x=ü y>"]
+    assert messages == [{"exit": 0}]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cwd": "/nowhere"},
+        {"user": "a:b"},
+        {"user": "nobody-here"},
+        {"env": "=x"},
+        {"timeout": "5"},
+        {"cwd": ""},
+    ],
+)
+@pytest.mark.parametrize("route", ["exec/pty", "exec/stdio"])
+async def test_what_no_program_can_be_given_is_refused(
+    live: httpx.AsyncClient, sandbox_id: str, route: str, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await socket(live, sandbox_id, route, cmd="true", **wrong).__aenter__()
+    assert refused.value.response.status_code == 400
+    assert json.loads(refused.value.response.body or b"")["code"] in {"invalid_request", "unknown_field"}
 
 
 async def test_control_c_interrupts(live: httpx.AsyncClient, sandbox_id: str) -> None:

@@ -51,14 +51,28 @@ def test_create_list_get_delete() -> None:
 
 
 def test_create_says_it_all(platform: MockPlatform) -> None:
-    create("-t", "base", "--ttl", "1h30m", "--persistent", "--volumes", "v:ro,w", "--on-timeout", "hibernate")
+    create(
+        "-t",
+        "base",
+        "--ttl",
+        "1h30m",
+        "--persistent",
+        "--volumes",
+        "v:ro,w",
+        "--on-timeout",
+        "hibernate",
+        "--env",
+        "MODE=a,b",
+    )
     assert platform.requests[0].json == {
         "template": "base",
         "ttl_seconds": 5400,
         "persistent": True,
         "volumes": [{"name": "v", "read_only": True}, {"name": "w", "read_only": False}],
+        "env": {"MODE": "a,b"},
         "on_timeout": "hibernate",
     }
+    assert run("sandbox", "create", "--env", "no value").exit_code == 2
 
 
 def test_exec_separates_streams_and_passes_the_status(platform: MockPlatform) -> None:
@@ -81,6 +95,10 @@ def test_exec_separates_streams_and_passes_the_status(platform: MockPlatform) ->
         (["ID", "--", "ls | wc"], {"cmd": "ls | wc"}),
         (["--timeout", "2m", "ID", "ls", "--timeout"], {"cmd": "ls --timeout", "timeout_seconds": 120.0}),
         (["ID", "--timeout", "5", "--", "sleep", "9"], {"cmd": "sleep 9", "timeout_seconds": 5.0}),
+        (
+            ["--cwd", "/w", "-u", "root", "-e", "A=b=c,d", "--env", "B=", "ID", "env", "-u", "A"],
+            {"cmd": "env -u A", "cwd": "/w", "user": "root", "env": {"A": "b=c,d", "B": ""}},
+        ),
     ],
 )
 def test_exec_arguments(platform: MockPlatform, args: list[str], sent: dict[str, object]) -> None:

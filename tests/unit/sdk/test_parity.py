@@ -49,7 +49,7 @@ CLASSES = {
     for name in pandastack.__all__
     if isinstance(getattr(pandastack, name), type)
     and not name.startswith("Async")
-    and name not in {*NOT_IN_TYPESCRIPT, "APIConnectionError", "Client", "ExecOptions"}
+    and name not in {*NOT_IN_TYPESCRIPT, "APIConnectionError", "Client", "ExecOptions", "ProcessOptions"}
 }
 """Python's classes and what TypeScript calls them."""
 
@@ -153,8 +153,9 @@ def _takes(function: Callable[..., Any]) -> set[str]:
     taken = set()
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            if "ExecOptions" in str(parameter.annotation):
-                taken |= set(typing.get_type_hints(pandastack.ExecOptions))
+            typed = re.search(r"Unpack\[(\w+)\]", str(parameter.annotation))
+            if typed is not None:
+                taken |= set(typing.get_type_hints(getattr(pandastack, typed[1])))
             elif function.__name__ == "create":
                 taken |= _takes(pandastack.SandboxesAPI.create)
             elif function.__name__ == "explore":

@@ -11,17 +11,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
+from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from pandastackd.api import sse
 from pandastackd.api.dependencies import control_of, presented_key
-from pandastackd.api.errors import error_response, request_id_of
+from pandastackd.api.errors import error_response, invalid, request_id_of
+from pandastackd.api.limits import check_env
 from pandastackd.api.multiplex import Multiplex
+from pandastackd.api.wire import ProgramQuery
 from pandastackd.control import Control, Principal, Program
 from pandastackd.errors import Conflict, GuestUnreachable, InvalidRequest, NotFound, PlatformError
 from pandastackd.guest.types import Ended
@@ -41,28 +45,33 @@ async def shell(websocket: WebSocket, sandbox_id: str) -> None:
     """A login shell in a terminal of ``rows`` and ``cols``."""
 
     async def serve(websocket: WebSocket, control: Control, caller: Principal) -> None:
-        await _talk(websocket, control, caller, sandbox_id, None, _size(websocket.query_params))
+        size = _size(websocket.query_params)
+        await _talk(websocket, control, caller, sandbox_id, ProgramQuery(), size)
 
     await _guarded(websocket, sandbox_id, serve)
 
 
 @router.websocket("/sandboxes/{sandbox_id}/exec/pty")
 async def command_in_terminal(websocket: WebSocket, sandbox_id: str) -> None:
-    """The shell command ``cmd``, or a login shell, in a terminal of ``rows`` and ``cols``."""
+    """The shell command ``cmd``, or a login shell, in a terminal of ``rows`` and ``cols``; see ``ProgramQuery``."""
 
     async def serve(websocket: WebSocket, control: Control, caller: Principal) -> None:
         query = websocket.query_params
-        await _talk(websocket, control, caller, sandbox_id, query.get("cmd"), _size(query))
+        asked = _asked(query, but={"rows", "cols"})
+        await _talk(websocket, control, caller, sandbox_id, asked, _size(query))
 
     await _guarded(websocket, sandbox_id, serve)
 
 
 @router.websocket("/sandboxes/{sandbox_id}/exec/stdio")
 async def command_over_pipes(websocket: WebSocket, sandbox_id: str) -> None:
-    """The shell command ``cmd`` over pipes, byte for byte: what tunnels are made of."""
+    """The shell command ``cmd`` over pipes, byte for byte: what tunnels are made of; see ``ProgramQuery``."""
 
     async def serve(websocket: WebSocket, control: Control, caller: Principal) -> None:
-        await _talk(websocket, control, caller, sandbox_id, websocket.query_params.get("cmd", ""), None)
+        asked = _asked(websocket.query_params)
+        if asked.cmd is None:
+            raise InvalidRequest("'cmd' is missing; send the shell command to run")
+        await _talk(websocket, control, caller, sandbox_id, asked, None)
 
     await _guarded(websocket, sandbox_id, serve)
 
@@ -127,12 +136,13 @@ async def _talk(
     control: Control,
     caller: Principal,
     sandbox_id: str,
-    cmd: str | None,
+    asked: ProgramQuery,
     size: tuple[int, int] | None,
 ) -> None:
+    how: dict[str, Any] = {"cwd": asked.cwd, "env": asked.env, "user": asked.user}
     async with (
         control.sandboxes.use(caller, sandbox_id) as guest,
-        control.terminals.open(guest, cmd, size=size) as program,
+        control.terminals.open(guest, asked.cmd, size=size, **how) as program,
     ):
         await websocket.accept()
         sending = asyncio.create_task(_send(websocket, program))
@@ -206,6 +216,20 @@ async def _close(websocket: WebSocket, message: dict[str, Any], code: int) -> No
     with suppress(Exception):
         await websocket.send_text(json.dumps(message))
         await websocket.close(code)
+
+
+def _asked(query: QueryParams, but: AbstractSet[str] = frozenset()) -> ProgramQuery:
+    """What a query asks for. Raises InvalidRequest, also for what no program is started with."""
+    fields: dict[str, Any] = {
+        name: value for name, value in query.items() if name not in {"access_token", *but}
+    }
+    if "env" in fields:
+        fields["env"] = dict(each.partition("=")[::2] for each in query.getlist("env"))
+        check_env(fields["env"])
+    try:
+        return ProgramQuery.model_validate(fields)
+    except ValidationError as error:
+        raise invalid(error) from None
 
 
 def _size(query: QueryParams) -> tuple[int, int]:

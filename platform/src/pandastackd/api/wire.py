@@ -94,19 +94,32 @@ class LifetimeBody(Request):
     persistent: StrictBool | None = None
 
 
-class ExecBody(Request):
-    """``POST /v1/sandboxes/{id}/exec`` and ``…/exec/stream``. Without a timeout, a command gets one day.
+class Whereabouts(Request):
+    """Where, with what and as whom a command runs. ``env`` is added to the sandbox's; ``cwd`` is the user's home by
+    default.
+    """
 
-    ``env`` is added to the sandbox's; ``cwd`` is the user's home by default; ``stdin`` is text, without it stdin is
-    empty.
+    cwd: Annotated[StrictStr, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")] | None = None
+    env: dict[StrictStr, StrictStr] | None = None
+    user: Annotated[StrictStr, Field(max_length=64, pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.$-]*$")] | None = None
+
+
+class ExecBody(Whereabouts):
+    """``POST /v1/sandboxes/{id}/exec`` and ``…/exec/stream``. Without a timeout, a command gets one day; without
+    ``stdin``, it reads nothing.
     """
 
     cmd: Annotated[StrictStr, Field(max_length=128 * 1024)]
     timeout_seconds: Seconds | None = None
-    cwd: Annotated[StrictStr, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")] | None = None
-    env: dict[StrictStr, StrictStr] | None = None
-    user: Annotated[StrictStr, Field(max_length=64, pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.$-]*$")] | None = None
     stdin: StrictStr | None = None
+
+
+class ProgramQuery(Whereabouts):
+    """The query of ``/exec/pty`` and ``/exec/stdio``, but for the size of a terminal. ``env`` is ``NAME=VALUE``, as
+    often as there are variables.
+    """
+
+    cmd: StrictStr | None = None
 
 
 class ContextBody(Request):

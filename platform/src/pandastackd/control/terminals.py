@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 
 import structlog
@@ -92,16 +92,26 @@ class Terminals:
 
     @asynccontextmanager
     async def open(
-        self, guest: Guest, shell: str | None = None, *, size: tuple[int, int] | None = None
+        self,
+        guest: Guest,
+        shell: str | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
     ) -> AsyncIterator[Program]:
-        """Start ``shell`` by bash, or a login shell when there is none, as the default user; it runs at most as long
-        as the block.
+        """Start ``shell`` by bash, or a login shell when there is none; it runs at most as long as the block.
 
         Args:
             size: columns and rows of the terminal it runs in; without, it has pipes.
+            cwd: where it runs; the user's home by default.
+            env: added to the sandbox's environment.
+            user: who runs it; the sandbox's default user by default.
 
         Raises:
-            InvalidRequest: the command is empty or holds NUL, or the size makes no sense.
+            InvalidRequest: the command is empty or holds NUL, the size makes no sense, or the guest has no such folder
+                or user.
             HostFailure: the guest could not start it.
         """
         if shell is not None and (not shell.strip() or "\0" in shell):
@@ -109,7 +119,9 @@ class Terminals:
         tag = f"terminal-{secrets.token_hex(8)}"
         command = Command(
             args=_SHELL if shell is None else ("/bin/bash", "-c", shell),
-            env={"TERM": "xterm-256color"} if size else {},
+            env={**({"TERM": "xterm-256color"} if size else {}), **(env or {})},
+            cwd=cwd,
+            user=user,
             stdin=size is None,
             pty=None if size is None else checked_size(size),
             tag=tag,

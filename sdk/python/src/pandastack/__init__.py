@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pandastack._models import TreeNode as TreeNode
     from pandastack._models import WriteResult as WriteResult
     from pandastack._options import ExecOptions as ExecOptions
+    from pandastack._options import ProcessOptions as ProcessOptions
     from pandastack._retry import CreateRetryEvent as CreateRetryEvent
     from pandastack._sync._client import PandaStack as Client
     from pandastack._sync._client import PandaStack as PandaStack
@@ -143,6 +144,7 @@ __all__ = [
     "NotFoundError",
     "PandaStack",
     "PandastackError",
+    "ProcessOptions",
     "Promotion",
     "RateLimitError",
     "RequestTimeout",
@@ -203,7 +205,7 @@ _HOMES = {
         "TreeNode",
         "WriteResult",
     ),
-    "._options": ("ExecOptions",),
+    "._options": ("ExecOptions", "ProcessOptions"),
     "._retry": ("CreateRetryEvent",),
     "._sync._client": ("Client", "PandaStack"),
     "._sync._code": ("CodeContext",),

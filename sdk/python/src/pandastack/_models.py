@@ -486,6 +486,7 @@ class Snapshot(Record):
     template: str
     size_bytes: int
     created_at: str | None = None
+    name: str | None = None
     raw: Json = field(repr=False, default_factory=dict)
 
     @classmethod
@@ -496,6 +497,7 @@ class Snapshot(Record):
             _str(data, "template"),
             _int(data, "size_bytes"),
             data.get("created_at"),
+            data.get("name"),
             data,
         )
 

@@ -6,18 +6,26 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 
-class ExecOptions(TypedDict, total=False):
-    """How a command runs, beside its time.
+class ProcessOptions(TypedDict, total=False):
+    """Where, with what and as whom something runs.
 
     Attributes:
         cwd: the folder it runs in; the user's home by default.
-        env: added to the sandbox's environment, for this command alone.
+        env: added to the sandbox's environment, for this alone.
         user: who runs it; the sandbox's default user by default.
-        stdin: what it reads, up to about a megabyte; without, its stdin is empty. To talk to it while it runs, see
-            ``Sandbox.open_process``.
     """
 
     cwd: str | None
     env: Mapping[str, str] | None
     user: str | None
+
+
+class ExecOptions(ProcessOptions, total=False):
+    """How a command runs, beside its time.
+
+    Attributes:
+        stdin: what it reads, up to about a megabyte; without, its stdin is empty. To talk to it while it runs, see
+            ``Sandbox.open_process``.
+    """
+
     stdin: str | None

@@ -52,7 +52,7 @@ class Call:
 
     method: str
     path: str
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | list[str]] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_seconds: float | None = _DEFAULT
@@ -107,6 +107,22 @@ def exec_call(
             stdin=stdin,
         ),
         timeout_seconds=None if timeout_seconds is None else timeout_seconds + EXEC_MARGIN_SECONDS,
+    )
+
+
+def process_query(
+    cmd: str | Sequence[str] | None,
+    *,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    user: str | None = None,
+) -> dict[str, str | list[str]]:
+    """The query that starts a program to talk to."""
+    return without_none(
+        cmd=None if cmd is None else command_line(cmd),
+        cwd=cwd,
+        env=[f"{name}={value}" for name, value in env.items()] if env else None,
+        user=user,
     )
 
 

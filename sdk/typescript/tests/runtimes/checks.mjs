@@ -99,6 +99,11 @@ const CHECKS = {
   },
 
   async terminals({ sandbox, sdk }) {
+    const how = { cwd: "/work", env: { A: "x=ü y", B: "" } };
+    const shown = await sandbox.terminal({ cmd: ["sh", "-c", 'ls; echo "<$A$B>"'], ...how });
+    let screen = "";
+    for await (const { text } of shown) screen += text;
+    equal(screen, "here\r\n<x=ü y>\r\n");
     const terminal = await sandbox.terminal({
       cmd: "stty size; read line; stty size; exit 7",
       rows: 30,
@@ -115,13 +120,13 @@ const CHECKS = {
     }
     equal(await terminal.exitCode, 7);
 
-    const cat = await sandbox.openProcess("cat; printf 'e\\377' >&2; exit 3");
+    const cat = await sandbox.openProcess("ls >&2; cat; printf 'e\\377' >&2; exit 3", how);
     await cat.send(BYTES.subarray(0, 700_000));
     cat.endInput();
     const printed = { stdout: [], stderr: [] };
     for await (const { type, data } of cat) printed[type].push(data);
-    same(joined(printed.stdout), BYTES.subarray(0, 700_000));
-    same(joined(printed.stderr), Uint8Array.of(101, 255));
+    same(await joined(printed.stdout), BYTES.subarray(0, 700_000));
+    same(await joined(printed.stderr), Uint8Array.of(...new TextEncoder().encode("here\n"), 101, 255));
     equal(await cat.exitCode, 3);
 
     const abort = new AbortController();
@@ -283,12 +288,6 @@ async function rejects(work, kind = Error, text = /./) {
   throw new Error(`it did not reject with ${kind.name}`);
 }
 
-function joined(pieces) {
-  const whole = new Uint8Array(pieces.reduce((size, piece) => size + piece.length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    whole.set(piece, at);
-    at += piece.length;
-  }
-  return whole;
+async function joined(pieces) {
+  return new Uint8Array(await new Blob(pieces).arrayBuffer());
 }

@@ -138,7 +138,7 @@ class AsyncHttp:
                 except SseError as error:
                     raise errors.ServerError(str(error)) from error
 
-    async def talk(self, path: str, params: dict[str, str]) -> AsyncTerminal:
+    async def talk(self, path: str, params: dict[str, str | list[str]]) -> AsyncTerminal:
         """A program that is started and talked to over a WebSocket to ``path``.
 
         Raises:

@@ -28,7 +28,7 @@ from pandastack._models import (
     TreeNode,
     sandbox_fields,
 )
-from pandastack._options import ExecOptions
+from pandastack._options import ExecOptions, ProcessOptions
 from pandastack._wire import STATE_TIMEOUT_SECONDS, Call
 
 if TYPE_CHECKING:
@@ -192,20 +192,33 @@ class AsyncSandbox(SandboxFields):
         ]
 
     async def terminal(
-        self, cmd: str | Sequence[str] | None = None, *, rows: int = 24, cols: int = 80
+        self,
+        cmd: str | Sequence[str] | None = None,
+        *,
+        rows: int = 24,
+        cols: int = 80,
+        **options: Unpack[ProcessOptions],
     ) -> AsyncTerminal:
         """Start a login shell, or a command, in a terminal of that size. It ends when the terminal is closed.
 
+        Args:
+            options: ``cwd``, ``env``, ``user``; see :class:`ProcessOptions`.
+
         Raises:
-            BadRequestError: the size makes no sense, or the sandbox does not run.
+            BadRequestError: the size makes no sense, the sandbox does not run, or has no such folder or user.
         """
-        size = {"rows": str(rows), "cols": str(cols)}
-        query = size if cmd is None else {"cmd": _wire.command_line(cmd), **size}
+        query = {"rows": str(rows), "cols": str(cols), **_wire.process_query(cmd, **options)}
         return await self._client.http.talk(f"{self._route}/exec/pty", query)
 
-    async def open_process(self, cmd: str | Sequence[str]) -> AsyncTerminal:
-        """Start a command over plain pipes, with stdin, byte for byte. It ends when what is returned is closed."""
-        return await self._client.http.talk(f"{self._route}/exec/stdio", {"cmd": _wire.command_line(cmd)})
+    async def open_process(
+        self, cmd: str | Sequence[str], **options: Unpack[ProcessOptions]
+    ) -> AsyncTerminal:
+        """Start a command over plain pipes, with stdin, byte for byte. It ends when what is returned is closed.
+
+        Args:
+            options: as of ``terminal``.
+        """
+        return await self._client.http.talk(f"{self._route}/exec/stdio", _wire.process_query(cmd, **options))
 
     async def logs(
         self, stream: Literal["both", "stdout", "stderr"] = "both", follow: bool = False
@@ -284,11 +297,16 @@ class AsyncSandbox(SandboxFields):
 
     # Snapshots and branches
 
-    async def snapshot(self) -> str:
-        """Capture memory, device state and disk at this instant; returns the snapshot's id."""
+    async def snapshot(self, name: str | None = None) -> str:
+        """Capture memory, device state and disk at this instant; returns the snapshot's id.
+
+        Args:
+            name: to tell it from others; need not be new.
+        """
         call = Call(
             "POST",
             f"{self._route}/snapshots",
+            json=_wire.without_none(name=name) or None,
             headers=_wire.idempotency(None),
             timeout_seconds=STATE_TIMEOUT_SECONDS,
         )

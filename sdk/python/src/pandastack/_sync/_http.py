@@ -138,7 +138,7 @@ class Http:
                 except SseError as error:
                     raise errors.ServerError(str(error)) from error
 
-    def talk(self, path: str, params: dict[str, str]) -> Terminal:
+    def talk(self, path: str, params: dict[str, str | list[str]]) -> Terminal:
         """A program that is started and talked to over a WebSocket to ``path``.
 
         Raises:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from pandastack._models import ExecOutput
+from pandastack._options import ProcessOptions
 from pandastack.cli import _values
 from pandastack.cli._print import print_json
 from pandastack.cli._session import Output, SandboxId, session
@@ -19,6 +20,12 @@ Timeout = Annotated[
     str | None,
     typer.Option(metavar="DURATION", help="Kill it after this time; default: the server's limit."),
 ]
+
+Cwd = Annotated[str | None, typer.Option(metavar="FOLDER", help="Where it runs; default: the user's home.")]
+Env = Annotated[
+    list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="A variable; may be repeated.")
+]
+User = Annotated[str | None, typer.Option("--user", "-u", metavar="NAME", help="Who runs it.")]
 
 Language = Annotated[
     str,
@@ -50,6 +57,9 @@ def exec_(
     sandbox_id: SandboxId,
     command: Annotated[list[str], typer.Argument(metavar="COMMAND...", show_default=False)],
     timeout: Timeout = None,
+    cwd: Cwd = None,
+    env: Env = None,
+    user: User = None,
     output: Output = None,
 ) -> None:
     """Run a command in a sandbox and leave with its exit status.
@@ -58,7 +68,7 @@ def exec_(
     comes as it is printed; with -o json at the end, as one object. Status 124: it ran out of its time.
     """
     line = command[0] if len(command) == 1 else shlex.join(command)
-    _run(ctx, sandbox_id, line, timeout, output)
+    _run(ctx, sandbox_id, line, timeout, output, _values.process(cwd, env, user))
 
 
 def run_code(
@@ -81,7 +91,7 @@ def run_code(
     if line is None:
         path, line = _wire.code_file(language)
         session(ctx).sandbox(sandbox_id).filesystem.write(path, text)
-    _run(ctx, sandbox_id, line, timeout, output)
+    _run(ctx, sandbox_id, line, timeout, output, {})
 
 
 def logs(
@@ -117,16 +127,23 @@ def _run_in_kernel(
     raise typer.Exit(status_of(result.exit_code))
 
 
-def _run(ctx: typer.Context, sandbox_id: str, line: str, timeout: str | None, output: Any) -> None:
+def _run(
+    ctx: typer.Context,
+    sandbox_id: str,
+    line: str,
+    timeout: str | None,
+    output: Any,
+    options: ProcessOptions,
+) -> None:
     found = session(ctx, output)
     limit = None if timeout is None else _values.seconds(timeout)
     sandbox = found.sandbox(sandbox_id)
     if found.as_json:
-        result = sandbox.exec(line, limit)
+        result = sandbox.exec(line, limit, **options)
         print_json(result)
         raise typer.Exit(status_of(result.exit_code))
     sinks = {"stdout": typer.get_binary_stream("stdout"), "stderr": typer.get_binary_stream("stderr")}
-    with closing(sandbox.exec_events(line, limit)) as events:
+    with closing(sandbox.exec_events(line, limit, **options)) as events:
         for event in events:
             if isinstance(event, ExecOutput):
                 sink = sinks[event.stream]

@@ -8,6 +8,7 @@ import typer
 
 from pandastack._models import TreeNode
 from pandastack.cli import _values
+from pandastack.cli._execute import Env
 from pandastack.cli._network import AllowOut, DenyOut, NoInternet
 from pandastack.cli._print import print_done, print_facts, print_json, print_rows, print_sandboxes
 from pandastack.cli._session import Output, SandboxId, session
@@ -39,6 +40,7 @@ def create(
     volume: Annotated[
         list[str] | None, typer.Option("--volume", "--volumes", metavar="NAME[:ro]", help="Attach a volume.")
     ] = None,
+    env: Env = None,
     on_timeout: Annotated[
         Literal["delete", "hibernate"] | None, typer.Option(help="What happens when its time is over.")
     ] = None,
@@ -56,6 +58,7 @@ def create(
         metadata=_values.metadata(labels),
         from_snapshot=from_snapshot,
         volumes=_values.volumes(volume),
+        env=_values.environment(env),
         on_timeout=on_timeout,
         network=_values.egress(no_internet, allow_out, deny_out),
     )

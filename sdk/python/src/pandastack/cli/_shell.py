@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pandastack.cli._execute import PassThrough, status_of
+from pandastack.cli import _values
+from pandastack.cli._execute import Cwd, Env, PassThrough, User, status_of
 from pandastack.cli._session import SandboxId, session
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def shell(
     ctx: typer.Context,
     sandbox_id: SandboxId,
     command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", show_default=False)] = None,
+    cwd: Cwd = None,
+    env: Env = None,
+    user: User = None,
 ) -> None:
     """Open a shell in a sandbox, or run a command in a terminal there, and leave with its exit status.
 
@@ -35,7 +39,9 @@ def shell(
     """
     columns, rows = shutil.get_terminal_size()
     line = None if not command else command[0] if len(command) == 1 else shlex.join(command)
-    with session(ctx).sandbox(sandbox_id).terminal(line, rows=rows, cols=columns) as terminal, _raw():
+    options = _values.process(cwd, env, user)
+    opened = session(ctx).sandbox(sandbox_id).terminal(line, rows=rows, cols=columns, **options)
+    with opened as terminal, _raw():
         exit_code = carry(terminal, resizes=True)
     raise typer.Exit(status_of(exit_code))
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from pandastack._options import ProcessOptions
+
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _REMOTE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*):(/.*)", re.DOTALL)
 
@@ -41,6 +43,21 @@ def metadata(given: list[str] | None) -> dict[str, str] | None:
             raise typer.BadParameter(f"{pair!r} is not key=value")
         labels[key] = value
     return labels
+
+
+def environment(given: list[str] | None) -> dict[str, str] | None:
+    """Variables of ``NAME=value`` texts."""
+    if not given:
+        return None
+    for text in given:
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", text):
+            raise typer.BadParameter(f"{text!r} is not NAME=value")
+    return dict(text.split("=", 1) for text in given)
+
+
+def process(cwd: str | None, env: list[str] | None, user: str | None) -> ProcessOptions:
+    """Where, with what and as whom something runs."""
+    return {"cwd": cwd, "env": environment(env), "user": user}
 
 
 def volumes(given: list[str] | None) -> list[dict[str, Any]] | None:
