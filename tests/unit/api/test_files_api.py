@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
+from pandastackd.api.streaming import Pump, Streamed
 from tests.unit.fakes import FakeAgent, flat_memory
 
 pytestmark = pytest.mark.anyio
@@ -101,3 +105,39 @@ async def test_a_large_file_passes_in_flat_memory(live: httpx.AsyncClient, fs: s
     for _ in range(size // len(piece)):
         wanted.update(piece)
     assert got.hexdigest() == wanted.hexdigest()
+
+
+@pytest.mark.parametrize(("size", "whole"), [(6, True), (7, False), (None, False)])
+async def test_a_client_that_leaves_with_all_it_was_promised_is_not_one_that_broke_off(
+    size: int | None, whole: bool
+) -> None:
+    has_all, released = asyncio.Event(), asyncio.Event()
+
+    async def source() -> AsyncGenerator[bytes]:
+        try:
+            yield b"abc"
+            yield b"def"
+            has_all.set()
+            await asyncio.Event().wait()
+        finally:
+            released.set()
+
+    async def receive() -> Message:
+        await has_all.wait()
+        while len(sent) < 3:
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    sent: list[Message] = []
+    answer = Streamed(await Pump.open(source()), media_type="text/plain", size=size)
+    try:
+        await answer({"type": "http"}, receive, send)
+    except ClientDisconnect:
+        assert not whole
+    else:
+        assert whole
+        assert sent[-1]["more_body"] is False
+    assert released.is_set()

@@ -33,8 +33,7 @@ async def read_file(sandbox_id: str, path: GuestPath, control: ControlDep, calle
     """Download a file."""
     source = _Download()
     pump = await Pump.open(source.pieces(control, caller, sandbox_id, checked_path(path)))
-    headers = {} if source.size is None else {"content-length": str(source.size)}
-    return Streamed(pump, media_type="application/octet-stream", headers=headers)
+    return Streamed(pump, media_type="application/octet-stream", size=source.size)
 
 
 @router.put("", openapi_extra={"requestBody": {"required": True, "content": _BYTES}})

@@ -97,6 +97,7 @@ class Streamed(Response):
     that counts bytes or waits for the last chunk notices.
 
     Args:
+        size: of the whole body in bytes, where it is known; the client is told.
         ping: sent whenever nothing else was for ``ping_seconds``.
     """
 
@@ -106,6 +107,7 @@ class Streamed(Response):
         *,
         media_type: str,
         headers: Mapping[str, str] | None = None,
+        size: int | None = None,
         ping: bytes | None = None,
         ping_seconds: float = 15.0,
     ) -> None:
@@ -113,9 +115,10 @@ class Streamed(Response):
         self.media_type = media_type
         self.background = None
         self._pump = pump
+        self._size = size
         self._ping = ping
         self._ping_seconds = ping_seconds
-        self.init_headers(headers)
+        self.init_headers({**(headers or {}), **({} if size is None else {"content-length": str(size)})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the body."""
@@ -133,15 +136,19 @@ class Streamed(Response):
 
     async def _body(self, send: Send, gone: asyncio.Task[None]) -> bool:
         """Send all pieces; ``False`` when the body is not whole."""
-        piece = self._pump.first
+        piece, sent = self._pump.first, 0
         try:
             while True:
                 if piece:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    sent += len(piece)
                 piece = await self._upcoming(send, gone)
         except StopAsyncIteration:
             return True
         except ClientDisconnect:
+            if sent == self._size:
+                # It has everything, and did not wait for the end of our work.
+                return True
             raise
         except Exception as error:  # noqa: BLE001 - the answer has begun: too late for another one
             log.warning("stream.cut", reason=str(error))
