@@ -191,6 +191,7 @@ const CHECKS = {
     equal((await first.tree()).children.length, 2);
     const found = await sandbox.explore(["echo a", "echo abc"], {
       scoreFn: (_, { stdoutTail }) => stdoutTail.length,
+      captureFiles: false, // commands see the folders of this machine, which may be large
     });
     equal([found.winnerOutcome.label, found.reaped.length], ["echo abc", 1]);
   },
@@ -216,6 +217,7 @@ const CHECKS = {
       ...at,
       token,
       fetch: flaky,
+      maxCreateRetrySeconds: 0.5, // so that the wait is short
       onCreateRetry: (wait) => waits.push(wait),
     });
     const made = await client.sandboxes.create({ template: "base" });
