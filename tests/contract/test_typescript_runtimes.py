@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -174,7 +175,10 @@ def test_a_browser(place: Place) -> None:
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run")
     profile = f"--user-data-dir={place.folder / 'profile'}"
     with (place.folder / "browser.log").open("w") as log:
-        running = subprocess.Popen([browser, *options, profile, page], stdout=log, stderr=log)
+        # What is on the PATH may be a script that starts the browser, so all of its session is ended.
+        running = subprocess.Popen(
+            [browser, *options, profile, page], stdout=log, stderr=log, start_new_session=True
+        )
         try:
             lines = []
             while (line := place.site.told.get(timeout=RUN_SECONDS)) != "end":
@@ -182,6 +186,6 @@ def test_a_browser(place: Place) -> None:
         except queue.Empty:
             pytest.fail(f"the page fell silent: {(place.folder / 'browser.log').read_text()[-3000:]}")
         finally:
-            running.terminate()
+            os.killpg(running.pid, signal.SIGKILL)
             running.wait(30)
     _checked(lines)
