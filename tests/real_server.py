@@ -6,7 +6,7 @@ Needs root, QEMU and the templates; the first use on a machine builds them (minu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,9 +22,9 @@ def admin(server: ChildServer) -> PandaStack:
 
 
 @contextmanager
-def real_server(log: Path) -> Iterator[ChildServer]:
+def real_server(log: Path, env: Mapping[str, str] | None = None) -> Iterator[ChildServer]:
     """A running server that prints to ``log``; every sandbox and snapshot is deleted before and after."""
-    with log.open("ab") as output, ChildServer(DATA_DIR, output=output) as server:
+    with log.open("ab") as output, ChildServer(DATA_DIR, output=output, env=env) as server:
         # What a run left that was killed.
         delete_all(admin(server))
         try:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ Mark = Literal["ok", "not ok", "absent"]
 
 
 class OutOfReach(Exception):
-    """A client cannot be installed here: no registry, or no program to install with."""
+    """A client cannot be installed here, or cannot be led to the server: no registry, no program, no port."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,19 @@ class Result:
 
     mark: Mark
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a client's program found.
+
+    Attributes:
+        results: capability → what became of it.
+        said: the end of all that it printed.
+    """
+
+    results: dict[str, Result]
+    said: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,8 @@ class Client:
     version: str
     program: str
     needs: tuple[str, ...] = ()
+    by_name: bool = False
+    alone: bool = False
     known_limit: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -47,18 +62,19 @@ class Client:
         """As it is shown to people and in test ids."""
         return f"{self.package} ({'PyPI' if self.registry == 'pypi' else 'npm'})"
 
-    def run(self, folder: Path, environment: Mapping[str, str]) -> dict[str, Result]:
+    def run(self, folder: Path, environment: Mapping[str, str], within: Sequence[str] = ()) -> Ran:
         """Install into ``folder`` and run the program there.
 
         Args:
             environment: where the server is, in the variables that clients read.
+            within: the command that the program is run by, if any.
 
         Raises:
             OutOfReach: it cannot be installed.
             AssertionError: the program ended before its checks began, or was not heard of for too long.
         """
         done = subprocess.run(
-            [self.install(folder), HERE / self.program],
+            [*within, self.install(folder), HERE / self.program],
             capture_output=True,
             text=True,
             timeout=RUN_SECONDS,
@@ -71,9 +87,7 @@ class Client:
         said = f"\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         assert results, f"{self.program} tried nothing:{said}"
         assert done.returncode == 0, f"{self.program} ended with {done.returncode}:{said}"
-        if any(result.mark == "not ok" for result in results.values()):
-            print(said)
-        return results
+        return Ran(results, said)
 
     def install(self, folder: Path) -> Path | str:
         """Install into ``folder``; what runs programs there. Raises OutOfReach."""
@@ -106,6 +120,8 @@ def clients() -> list[Client]:
             version=version,
             program=entry["program"],
             needs=tuple(entry.get("needs", ())),
+            by_name=entry.get("by_name", False),
+            alone=entry.get("alone", False),
             known_limit=entry.get("known_limit", {}),
         )
         for entry in _table()["client"]

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.wildcard import DOMAIN
 from tests.real_server import real_server
 
 
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Where a running server is, in the variables that clients read; its sandboxes are deleted at the end."""
-    with real_server(tmp_path_factory.mktemp("server") / "server.log") as server:
+    env = {"PANDASTACK_DOMAIN": DOMAIN}
+    with real_server(tmp_path_factory.mktemp("server") / "server.log", env) as server:
         yield {
             "PANDASTACK_API": server.url,
             "PANDASTACK_API_KEY": server.admin_key,

@@ -55,10 +55,9 @@ async function contexts() {
 }
 
 async function stopping() {
-  const context = await box.createCodeContext()
-  await box.runCode('kept = 1', { context })
-  await assert.rejects(box.runCode('import time; time.sleep(60)', { context, timeoutMs: 2000 }), TimeoutError)
-  assert.equal((await box.runCode('kept', { context })).text, '1')
+  await box.runCode('kept = 1')
+  await assert.rejects(box.runCode('import time; time.sleep(60)', { timeoutMs: 2000 }), TimeoutError)
+  assert.equal((await box.runCode('kept')).text, '1')
 }
 
 async function languages() {

@@ -35,6 +35,44 @@ async function watching() {
   await watcher.stop()
 }
 
+async function terminal() {
+  let seen = ''
+  const decoder = new TextDecoder()
+  const onData = (data) => {
+    seen += decoder.decode(data, { stream: true })
+  }
+  const keyed = (pid, text) => box.pty.sendInput(pid, new TextEncoder().encode(text))
+  const made = await box.pty.create({ cols: 80, rows: 24, onData })
+  await box.pty.resize(made.pid, { cols: 100, rows: 40 })
+  await keyed(made.pid, 'stty size; kept=ünï\n')
+  for (let i = 0; i < 100 && !seen.includes('40 100'); i++) await new Promise((done) => setTimeout(done, 100))
+  assert.match(seen, /40 100/)
+  // It outlives the one who made it, and goes on for who comes after.
+  await made.disconnect()
+  seen = ''
+  const again = await box.pty.connect(made.pid, { onData })
+  await keyed(made.pid, 'echo "<$kept>"; exit\n')
+  assert.equal((await again.wait()).exitCode, 0)
+  assert.match(seen, /<ünï>/)
+  const doomed = await box.pty.create({ cols: 80, rows: 24, onData })
+  assert.ok(await box.pty.kill(doomed.pid))
+  await assert.rejects(doomed.wait(), CommandExitError)
+  assert.equal(await box.pty.kill(doomed.pid), false)
+}
+
+/** Everything in JavaScript is; here, at once. */
+async function asynchronous() {
+  const numbers = [...Array(8).keys()]
+  const ran = await Promise.all(numbers.map((number) => box.commands.run(`echo ${number}`)))
+  assert.deepEqual(ran.map((done) => done.stdout), numbers.map((number) => `${number}\n`))
+}
+
+/** All of it under a domain, and by no address. */
+async function names() {
+  assert.ok(!process.env.E2B_SANDBOX_URL)
+  assert.equal(box.getHost(3000), `3000-${box.sandboxId}.${process.env.E2B_DOMAIN}`)
+}
+
 async function looking() {
   assert.ok(await box.isRunning())
   assert.equal((await box.getInfo()).metadata['a b'], 'c&d=ü')
@@ -46,7 +84,7 @@ async function looking() {
 }
 
 async function pages() {
-  const metadata = { page: 'of two' }
+  const metadata = { 'two of': box.sandboxId }
   const made = [await Sandbox.create({ metadata }), await Sandbox.create({ metadata })]
   try {
     const paginator = Sandbox.list({ query: { metadata }, limit: 1 })
@@ -58,12 +96,12 @@ async function pages() {
   }
 }
 
-/** What a server in the sandbox says; sent by header, since fetch sets no Host. */
+/** What a server in the sandbox says; where there is one address the sandbox is named by header, since fetch sets no Host. */
 async function served(sandbox, port, headers = {}) {
+  const address = process.env.E2B_SANDBOX_URL
+  const named = address && { 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': String(port) }
   for (let i = 0; i < 100; i++) {
-    const answer = await fetch(process.env.E2B_SANDBOX_URL, {
-      headers: { 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': String(port), ...headers },
-    })
+    const answer = await fetch(address ?? `https://${sandbox.getHost(port)}`, { headers: { ...named, ...headers } })
     const said = await answer.text()
     if (!said.includes('port is not open')) return said
     await new Promise((done) => setTimeout(done, 200))
@@ -114,7 +152,7 @@ async function forks() {
 
 async function snapshots() {
   await box.files.write('saved.txt', 'saved')
-  const taken = await box.createSnapshot({ name: 'mine-js' })
+  const taken = await box.createSnapshot({ name: `of-${box.sandboxId}` })
   try {
     await box.files.write('saved.txt', 'changed')
     assert.ok((await box.listSnapshots().nextItems()).some((each) => each.snapshotId === taken.snapshotId))
@@ -175,8 +213,10 @@ async function ending() {
 
 try {
   await run([
-    ...[commands, background, files, watching, looking, pages, ports, timeouts, sleeping],
-    ...[resuming, forks, snapshots, network, traffic, refused, ending],
+    ...[commands, background, files, watching, terminal, looking, pages, ports, timeouts, sleeping],
+    ...[resuming, forks, snapshots, network, traffic, asynchronous, refused],
+    ...(process.env.E2B_DOMAIN ? [names] : []),
+    ending,
   ])
 } finally {
   await Sandbox.kill(box.sandboxId)
