@@ -19,9 +19,7 @@ from e2b import (
     SandboxQuery,
     TimeoutException,
 )
-
-OLD = not hasattr(Sandbox, "update_network")
-"""It does not send what it has no word for."""
+from e2b_network import OLD, asked, names, network, ports, served, traffic
 
 
 def commands(box):
@@ -65,14 +63,7 @@ def files(box):
 
 def _signed(box, path):
     """A signed URL, sent where this test's server is."""
-    return _asked(box, 49983, box.download_url(path).split("/", 3)[3])
-
-
-def _asked(box, port, path, **headers):
-    """A request by host name; sent to the one address where there is one, since the name leads nowhere then."""
-    name = box.get_host(port)
-    base = os.environ.get("E2B_SANDBOX_URL", f"https://{name}")
-    return urllib.request.Request(f"{base}/{path}", headers={"Host": name, **headers})
+    return asked(box, 49983, box.download_url(path).split("/", 3)[3])
 
 
 def watching(box):
@@ -105,13 +96,6 @@ def terminal(box):
     assert b"40 100" in seen, seen
 
 
-def names(box):
-    """All of it under a domain, and by no address."""
-    assert "E2B_SANDBOX_URL" not in os.environ
-    assert box.sandbox_domain == os.environ["E2B_DOMAIN"]
-    assert box.get_host(3000) == f"3000-{box.sandbox_id}.{box.sandbox_domain}"
-
-
 def looking(box):
     assert box.is_running()
     info = box.get_info()
@@ -124,26 +108,6 @@ def looking(box):
     assert Sandbox.list(query=SandboxQuery(metadata={"a b": "other"})).next_items() == []
     *_, point = box.get_metrics()
     assert 0 < point.mem_used < point.mem_total
-
-
-def ports(box):
-    box.commands.run("python3 -m http.server 3000", background=True)
-    assert "Directory listing" in _served(box, 3000)
-
-
-def _served(box, port, **headers):
-    """What a server in the sandbox says, once it is up."""
-    request = _asked(box, port, "", **headers)
-    for _ in range(100):
-        try:
-            with urllib.request.urlopen(request) as answer:
-                return answer.read().decode()
-        except urllib.error.HTTPError as error:
-            said = error.read().decode()
-        if "port is not open" not in said:
-            return said
-        time.sleep(0.2)
-    raise AssertionError("the port never opened")
 
 
 def timeouts(box):
@@ -170,7 +134,7 @@ def resuming(box):
         assert (shown["on_timeout"], shown["auto_resume"]) == ("pause", False)
         sleeper.pause()
         assert "not found" in str(fails(Exception, lambda: sleeper.commands.run("true")))
-        assert "was not found" in _served(sleeper, 3000)
+        assert "was not found" in served(sleeper, 3000)
         assert str(sleeper.get_info().state).rpartition(".")[2].lower() == "paused"
         assert Sandbox.connect(sleeper.sandbox_id).commands.run("echo awake").stdout == "awake\n"
     with Sandbox.create(timeout=600, lifecycle={"on_timeout": "pause", "auto_resume": True}) as sleeper:
@@ -226,48 +190,6 @@ def pages(box):
         assert len(seen) == len(set(seen)) == 2
 
 
-OUTSIDE = "python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 2)'"
-
-
-def network(box):
-    wanted = {"deny_out": ["0.0.0.0/0"], "allow_out": ["192.0.2.0/24"]}
-    with Sandbox.create(timeout=600, network=wanted) as walled:
-        shown = walled.get_info().network
-        assert (shown["allow_out"], shown["deny_out"]) == (["192.0.2.0/24"], ["0.0.0.0/0"])
-        fails(CommandExitException, lambda: walled.commands.run(OUTSIDE))
-        fails(CommandExitException, lambda: walled.commands.run("getent hosts example.com"))
-        if not OLD:
-            walled.update_network({"deny_out": ["198.51.100.7"]})
-            shown = walled.get_info().network
-            assert (list(shown["allow_out"]), shown["deny_out"]) == ([], ["198.51.100.7"])
-    with Sandbox.create(timeout=600, allow_internet_access=False) as walled:
-        assert walled.get_info().allow_internet_access is False
-        fails(CommandExitException, lambda: walled.commands.run(OUTSIDE))
-    fails(
-        Exception,
-        lambda: Sandbox.create(network={"allow_out": ["example.com"], "deny_out": ["0.0.0.0/0"]}),
-        "400",
-    )
-    fails(Exception, lambda: Sandbox.create(network={"allow_out": ["169.254.169.254"]}), "400")
-
-
-def traffic(box):
-    wanted = {"allow_public_traffic": False, "mask_request_host": "localhost:${PORT}"}
-    with Sandbox.create(timeout=600, network=wanted) as closed:
-        closed.files.write(
-            "server.py",
-            "import http.server as h\n"
-            "class H(h.BaseHTTPRequestHandler):\n"
-            "    def do_GET(self):\n"
-            "        self.send_response(200); self.end_headers(); self.wfile.write(self.headers['host'].encode())\n"
-            "h.HTTPServer(('', 3000), H).serve_forever()\n",
-        )
-        closed.commands.run("python3 server.py", background=True)
-        assert "e2b-traffic-access-token" in _served(closed, 3000)
-        token = closed.traffic_access_token
-        assert _served(closed, 3000, **{"e2b-traffic-access-token": token}) == "localhost:3000"
-
-
 def asynchronous(box):
     async def work():
         made = await AsyncSandbox.create(timeout=600)
@@ -296,8 +218,8 @@ def refused(box):
             {"lifecycle": {"on_timeout": {"action": "pause", "keep_memory": False}}},
             {"network": {"rules": {"example.com": [{"transform": {"headers": {"a": "b"}}}]}}},
         ]
-    for asked in wanted:
-        fails(Exception, lambda asked=asked: Sandbox.create(timeout=60, **asked), "not supported yet")
+    for options in wanted:
+        fails(Exception, lambda options=options: Sandbox.create(timeout=60, **options), "not supported yet")
 
 
 def sleeping(box):
