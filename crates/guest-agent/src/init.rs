@@ -312,8 +312,20 @@ fn hosts_with(hosts: &str, name: &str) -> String {
     format!("{}\n127.0.1.1\t{name}\n", lines.join("\n"))
 }
 
+/// Makes `text` the content of a file, in place: a file that keeps its length keeps its block on the disk, and cutting it
+/// down first would cost an emulated machine more than writing it.
 fn overwrite(path: &Path, text: &str) -> io::Result<()> {
-    File::create(path)?.write_all(text.as_bytes())
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    if file.metadata()?.len() == length {
+        return Ok(());
+    }
+    file.set_len(length)
 }
 
 #[cfg(test)]
@@ -344,6 +356,15 @@ mod tests {
         assert_eq!(hosts_with(hosts, "new"), expected);
         assert_eq!(hosts_with(expected, "new"), expected);
         assert_eq!(hosts_with("", "a"), "127.0.0.1\tlocalhost\n127.0.1.1\ta\n");
+    }
+
+    #[test]
+    fn overwrites_with_shorter_and_longer_text() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for text in ["old-name\n", "new-name\n", "longer-name\n", "x\n", ""] {
+            overwrite(file.path(), text).expect("it is written");
+            assert_eq!(fs::read_to_string(file.path()).expect("it is read"), text);
+        }
     }
 
     #[test]
