@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 
 from interpreter.kernel import Kernel, KernelDiedError, KernelFailedError
@@ -69,7 +70,7 @@ class Context:
 
     async def execute(
         self, code: str, variables: Mapping[str, str], sandbox_env: Mapping[str, str]
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """Runs a cell after those that came before; closed early, it interrupts the cell.
 
         Args:
@@ -88,8 +89,10 @@ class Context:
         finally:
             self._waiting -= 1
         try:
-            async for event in self._turn(code, variables, sandbox_env):
-                yield event
+            # Closed with us, and not at some later time by the collector: the lock is for its end as well.
+            async with aclosing(self._turn(code, variables, sandbox_env)) as events:
+                async for event in events:
+                    yield event
         except KernelDiedError:
             await self._replace()
             raise
@@ -98,7 +101,7 @@ class Context:
 
     async def _turn(
         self, code: str, variables: Mapping[str, str], sandbox_env: Mapping[str, str]
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         await self._become_unique()
         await self._adopt(sandbox_env)
         if variables:
@@ -108,8 +111,9 @@ class Context:
             self._notice = ""
         ended = False
         try:
-            async for event in self._kernel.cell(code):
-                yield event
+            async with aclosing(self._kernel.cell(code)) as events:
+                async for event in events:
+                    yield event
             ended = True
         except KernelDiedError:
             ended = True

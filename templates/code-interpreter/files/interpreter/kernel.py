@@ -7,7 +7,7 @@ import contextlib
 import os
 import queue
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +116,12 @@ class Kernel:
             KernelDiedError: the kernel ended.
             TimeoutError: it took longer than ``seconds``; None waits for as long as it takes.
         """
-        async with asyncio.timeout(seconds):
-            async for event in self.cell(code, silent=True):
+        async with asyncio.timeout(seconds), contextlib.aclosing(self.cell(code, silent=True)) as events:
+            async for event in events:
                 if event["type"] == "error":
                     raise KernelFailedError(event["traceback"] or event["value"])
 
-    async def cell(self, code: str, *, silent: bool = False) -> AsyncIterator[Event]:
+    async def cell(self, code: str, *, silent: bool = False) -> AsyncGenerator[Event]:
         """Runs one cell; yields what happens.
 
         Raises:
@@ -129,13 +129,14 @@ class Kernel:
         """
         request = self._client.execute(code, silent=silent, store_history=not silent, allow_stdin=False)
         translator = Translator(values_are_displayed=self._language.values_are_displayed)
-        async for kind, content, timestamp in self._messages(request):
-            for event in translator.feed(kind, content, timestamp):
-                yield event
+        async with contextlib.aclosing(self._messages(request)) as messages:
+            async for kind, content, timestamp in messages:
+                for event in translator.feed(kind, content, timestamp):
+                    yield event
         for event in translator.end():
             yield event
 
-    async def _messages(self, request: str) -> AsyncIterator[tuple[str, dict[str, Any], str]]:
+    async def _messages(self, request: str) -> AsyncGenerator[tuple[str, dict[str, Any], str]]:
         """What the kernel says about one request until it is done: kind, content and time of each message."""
         answered = done = False
         while True:
