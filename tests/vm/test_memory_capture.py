@@ -260,7 +260,7 @@ async def test_a_line_of_captures_each_based_on_the_last(
 async def test_a_vmm_that_dies_is_told_apart(xfs: Path, machine: BareQemu, tool: MemoryTool) -> None:
     machine.write(MIB, b"x" * 100)
     clone(machine.memory, xfs / "copy")
-    async with tool.armed(machine.memory_mapping(), xfs / "copy") as armed:
+    async with tool.armed(machine.memory_mapping(), xfs / "copy", used=xfs / "used") as armed:
         await machine.stop()
         with pytest.raises(VmmFailed):
             await armed.fire()
@@ -287,7 +287,7 @@ async def test_a_full_disk_is_said_to_be_full_and_the_machine_runs(tmp_path: Pat
         assert child.stdout is not None
         child.stdout.readline()
         with pytest.raises(InsufficientStorage):
-            async with tool.armed(find_mapping(child.pid, base), out) as armed:
+            async with tool.armed(find_mapping(child.pid, base), out, used=xfs / "used") as armed:
                 await armed.fire()
     finally:
         child.communicate()
@@ -316,7 +316,9 @@ async def test_a_writer_is_caught_at_one_instant(xfs: Path, tool: MemoryTool) ->
         for turn in range(5):
             await asyncio.sleep(0.02)
             clone(base, xfs / f"copy{turn}")
-            async with tool.armed(find_mapping(child.pid, base), xfs / f"copy{turn}") as armed:
+            async with tool.armed(
+                find_mapping(child.pid, base), xfs / f"copy{turn}", used=xfs / "used"
+            ) as armed:
                 child.send_signal(signal.SIGSTOP)
                 os.waitpid(child.pid, os.WUNTRACED)
                 await armed.fire()

@@ -7,16 +7,16 @@
 //! One JSON object goes to standard output, `{"error", "code"}` with exit status 1 when it fails. A page that cannot be
 //! read is always a failure, never zeros.
 //!
-//! `read-ahead` brings into memory what the copies of a machine will use first.
+//! `capture --used` also lists what the copies of the machine will use first.
 
 mod capture;
 mod digest;
 mod failure;
-mod read_ahead;
 mod scan;
 mod target;
+mod used;
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -47,22 +47,14 @@ enum Task {
         /// Check everything, then begin only when a line comes on standard input: for the moment the machine is paused.
         #[arg(long)]
         wait: bool,
+        /// Before that, list in LIST which parts of the mapped file the process uses as they are in the file.
+        #[arg(long, value_name = "LIST")]
+        used: Option<PathBuf>,
     },
     /// Count the pages the process has written in its mapping.
     Scan {
         #[command(flatten)]
         mapping: Mapping,
-    },
-    /// Have the parts of FILE, a copy of the mapped file, read into memory that the process uses as they are in the file.
-    ReadAhead {
-        #[command(flatten)]
-        mapping: Mapping,
-        /// The copy.
-        #[arg(long)]
-        file: PathBuf,
-        /// Bytes to read at most.
-        #[arg(long)]
-        most: u64,
     },
     /// Digest of a sparse file's content, the same for every layout of its holes.
     Digest {
@@ -109,13 +101,13 @@ struct ScanReport {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
-        Task::Capture { mapping, out, wait } => capture_task(mapping, &out, wait),
-        Task::Scan { mapping } => scan_task(mapping),
-        Task::ReadAhead {
+        Task::Capture {
             mapping,
-            file,
-            most,
-        } => read_ahead_task(mapping, &file, most),
+            out,
+            wait,
+            used,
+        } => capture_task(mapping, &out, wait, used.as_deref()),
+        Task::Scan { mapping } => scan_task(mapping),
         Task::Digest { file } => digest::digest_file(&file).and_then(|report| json(&report)),
     };
     match outcome {
@@ -131,7 +123,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn capture_task(mapping: Mapping, path: &Path, wait: bool) -> Result<String> {
+fn capture_task(mapping: Mapping, path: &Path, wait: bool, used: Option<&Path>) -> Result<String> {
     let out = OpenOptions::new()
         .read(true)
         .write(true)
@@ -148,6 +140,10 @@ fn capture_task(mapping: Mapping, path: &Path, wait: bool) -> Result<String> {
         });
     }
     let target = Target::open(mapping.pid, mapping.start, mapping.length)?;
+    if let Some(list) = used {
+        let scan = scan::pages(&target, Kind::OfFile, mapping.plain_pagemap)?;
+        used::write_list(list, &scan.runs)?;
+    }
     if wait {
         wait_for_word()?;
     }
@@ -182,14 +178,6 @@ fn scan_task(mapping: Mapping) -> Result<String> {
         scan_ms,
         method: scan.method,
     })
-}
-
-fn read_ahead_task(mapping: Mapping, path: &Path, most: u64) -> Result<String> {
-    let target = Target::open(mapping.pid, mapping.start, mapping.length)?;
-    let file = File::open(path).map_err(|error| Failure::from_io("open the copy", error))?;
-    let scan = scan::pages(&target, Kind::OfFile, mapping.plain_pagemap)?;
-    target.require_unchanged()?;
-    json(&read_ahead::read_ahead(&file, &scan.runs, most)?)
 }
 
 /// Says that everything is ready, and returns when the caller says "now".

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 
 from pandastackd.agent.birth import give_birth
 from pandastackd.agent.capturing import Captured, capture_sandbox
@@ -22,9 +21,6 @@ from pandastackd.snapshot import Kind, Snapshot
 
 CHILDREN_AT_ONCE = 8
 """Restores under way at the same time; more would only wait for each other's processor."""
-
-READ_AHEAD_BYTES = 96 << 20
-"""About what a disk reads while a VMM starts; more would stand in the way of what the children ask for themselves."""
 
 
 class Fork:
@@ -60,7 +56,6 @@ async def fork_sandbox(
         for spec in specs:
             ledger.release(spec.id)
         raise
-    ahead = asyncio.create_task(_read_ahead(rooms, parent, captured.snapshot))
     gate = asyncio.Semaphore(CHILDREN_AT_ONCE)
 
     async def child(spec: SandboxSpec) -> Sandbox | PlatformError:
@@ -79,22 +74,8 @@ async def fork_sandbox(
     try:
         children = await _all([child(spec) for spec in specs])
     finally:
-        await asyncio.shield(_drop(rooms, fork_id, ahead))
+        await asyncio.shield(rooms.snapshots.delete(fork_id))
     return Fork(captured, children)
-
-
-async def _drop(rooms: Rooms, fork_id: str, ahead: asyncio.Task[None]) -> None:
-    ahead.cancel()
-    await asyncio.wait({ahead})
-    await rooms.snapshots.delete(fork_id)
-
-
-async def _read_ahead(rooms: Rooms, parent: Sandbox, captured: Snapshot) -> None:
-    """Read what the parent uses of its memory file, while the children's VMMs start: they will use the same first."""
-    # Only time depends on it; a parent that ended meanwhile has nothing to read any more.
-    with suppress(PlatformError):
-        mapping = parent.machine().memory_mapping()
-        await rooms.memory.read_ahead(mapping, captured.memory, most_bytes=READ_AHEAD_BYTES)
 
 
 async def remove_leftover_captures(rooms: Rooms) -> None:

@@ -2,6 +2,7 @@
 rollback share.
 
     restrict the slot ─► lay out ─► VMM process ─► state load ─► resume ─► introduce
+                                    (memory read ahead beside it)
 
 The machine gets files of its own (a *generation*: a reflink clone of the disk, a hard link to the memory), so what it
 started from stays as it was until the caller decides that the start has succeeded.
@@ -12,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from pandastackd.errors import GuestUnreachable, HostFailure, NotFound, VmmFaile
 from pandastackd.guest import AgentBuild, Identity
 from pandastackd.network import Slot
 from pandastackd.snapshot import Snapshot
+from pandastackd.snapshot.used_pages import read_ahead
 from pandastackd.vmm import Machine, Vmm
 
 
@@ -98,13 +102,14 @@ async def start_machine(
         await asyncio.to_thread(_lay_out, sandbox.machine_directory(generation), instant, slot)
         disk_ms = watch.lap()
         machine = Machine(sandbox.record.vcpus, sandbox.record.memory_mib)
-        vmm = sandbox.vmm = await rooms.driver.restore(machine, enclosure, state=instant.state)
-        watch.lap()
-        await vmm.resume()
-        try:
-            build = await _introduce(rooms, sandbox, vmm, identity)
-        except (GuestUnreachable, HostFailure) as silent:
-            raise VmmFailed(silent.message, console_tail=vmm.console_tail(), code=silent.code) from silent
+        async with _reading_ahead(instant):
+            vmm = sandbox.vmm = await rooms.driver.restore(machine, enclosure, state=instant.state)
+            watch.lap()
+            await vmm.resume()
+            try:
+                build = await _introduce(rooms, sandbox, vmm, identity)
+            except (GuestUnreachable, HostFailure) as silent:
+                raise VmmFailed(silent.message, console_tail=vmm.console_tail(), code=silent.code) from silent
         # Every caller writes the record next: once is enough.
         sandbox.record = sandbox.record.with_(envd_version=build.envd_version)
         return StartTiming(disk_ms, vmm.timing.start_ms, vmm.timing.load_ms, watch.lap())
@@ -112,6 +117,15 @@ async def start_machine(
         # Shielded: a caller that gives up in the middle must not leave half a machine behind.
         await asyncio.shield(_undo(rooms, sandbox, slot, generation))
         raise
+
+
+@asynccontextmanager
+async def _reading_ahead(instant: Instant) -> AsyncIterator[None]:
+    ahead = asyncio.create_task(asyncio.to_thread(read_ahead, instant.memory))
+    try:
+        yield
+    finally:
+        await asyncio.wait({ahead})
 
 
 async def _introduce(rooms: Rooms, sandbox: Sandbox, vmm: Vmm, identity: Identity) -> AgentBuild:

@@ -28,6 +28,7 @@ from pandastackd.errors import PlatformError
 from pandastackd.snapshot.manifest import DISK, MEMORY, STATE
 from pandastackd.snapshot.memory import ArmedCapture, MemoryReport, MemoryTool
 from pandastackd.snapshot.unstoppable import in_thread, to_the_end
+from pandastackd.snapshot.used_pages import USED
 from pandastackd.vmm.driver import Vmm
 
 S = TypeVar("S")
@@ -75,7 +76,7 @@ async def capture(
     memory_shared: bool = False,
     keep_paused: bool = False,
 ) -> CaptureTiming:
-    """Write ``memory``, ``state`` and ``disk`` of this instant into ``draft``.
+    """Write ``memory``, ``state`` and ``disk`` of this instant into ``draft``, and what the machine uses of its memory.
 
     The caller has the guest flush its file systems first, and publishes or drops the draft afterwards. The
     machine runs again when this returns or raises, also when it is cancelled; except with ``keep_paused``,
@@ -96,7 +97,9 @@ async def capture(
         armed: ArmedCapture | None = None
         if not memory_shared:
             await in_thread(clone, base_memory, draft / MEMORY)
-            armed = await stack.enter_async_context(tool.armed(vmm.memory_mapping(), draft / MEMORY))
+            armed = await stack.enter_async_context(
+                tool.armed(vmm.memory_mapping(), draft / MEMORY, used=draft / USED)
+            )
         # A clone waits for the source's dirty pages; most of them can be written while the guest still runs.
         await in_thread(_flush, disk)
         if memory_shared:

@@ -1,4 +1,4 @@
-"""The Rust memory path: finds and copies the pages a guest has written, reads ahead, and digests sparse files.
+"""The Rust memory path: finds and copies the pages a guest has written, and digests sparse files.
 
 The tool is started before the machine is paused and told when it is: starting a process costs more than the
 copy.
@@ -73,37 +73,27 @@ class MemoryTool:
         self._path = path
 
     @asynccontextmanager
-    async def armed(self, mapping: MemoryMapping, out: Path) -> AsyncIterator[ArmedCapture]:
+    async def armed(self, mapping: MemoryMapping, out: Path, *, used: Path) -> AsyncIterator[ArmedCapture]:
         """A capture of ``mapping`` into ``out``, a clone of the mapped file, ready to
-        :meth:`~ArmedCapture.fire`.
+        :meth:`~ArmedCapture.fire`. The list of what the machine uses of the file is in ``used`` by then.
 
         Raises:
             The errors of :meth:`ArmedCapture.fire`.
         """
-        process = await self._start("capture", *_of(mapping), "--out", str(out), "--wait")
+        process = await self._start(
+            "capture",
+            "--pid", str(mapping.pid),
+            "--start", str(mapping.start),
+            "--length", str(mapping.length),
+            "--out", str(out),
+            "--used", str(used),
+            "--wait",
+        )  # fmt: skip
         try:
             line = await _line(process)
             if line != b"ready\n":
                 raise _failure(await process.wait(), line)
             yield ArmedCapture(process)
-        finally:
-            await _end(process)
-
-    async def read_ahead(self, mapping: MemoryMapping, file: Path, *, most_bytes: int) -> int:
-        """Have the host read what the machine uses of the file it maps, at the same places of ``file``, a clone of it.
-
-        Returns:
-            How many bytes, at most ``most_bytes``; they may still be on their way.
-
-        Raises:
-            VmmFailed: the machine is gone.
-            HostFailure: anything else.
-        """
-        process = await self._start(
-            "read-ahead", *_of(mapping), "--file", str(file), "--most", str(most_bytes)
-        )
-        try:
-            return int((await _answer(process))["bytes"])
         finally:
             await _end(process)
 
@@ -130,14 +120,6 @@ class MemoryTool:
                 f"cannot start {self._path}: {error.strerror}; run `make setup` to build it",
                 code="memory_tool_missing",
             ) from error
-
-
-def _of(mapping: MemoryMapping) -> tuple[str, ...]:
-    return (
-        *("--pid", str(mapping.pid)),
-        *("--start", str(mapping.start)),
-        *("--length", str(mapping.length)),
-    )
 
 
 async def _line(process: Process) -> bytes:
