@@ -105,9 +105,9 @@ async def test_what_no_program_can_be_given_is_refused(
 
 
 async def test_control_c_interrupts(live: httpx.AsyncClient, sandbox_id: str) -> None:
-    async with socket(
-        live, sandbox_id, "exec/pty", cmd="trap 'echo caught; exit 3' INT; echo go; sleep 60"
-    ) as ws:
+    # Short naps: one that is just being started when the signal comes does not hear it, and the trap waits for its end.
+    cmd = "trap 'echo caught; exit 3' INT; echo go; while :; do sleep 0.1; done"
+    async with socket(live, sandbox_id, "exec/pty", cmd=cmd) as ws:
         await until(ws, b"go")
         await ws.send(b"\x03")
         output, messages = await rest(ws)
