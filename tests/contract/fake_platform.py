@@ -22,11 +22,16 @@ from tests.unit.fakes import FakeAgent
 
 
 @contextlib.contextmanager
-def fake_platform(folder: Path, **settings: Any) -> Iterator[tuple[str, str]]:
-    """Serve in a thread; gives the base URL and the admin key. Guests have the interpreter of ``fake_interpreter``."""
+def fake_platform(folder: Path, *, interpreter: bool = False, **settings: Any) -> Iterator[tuple[str, str]]:
+    """Serve in a thread; gives the base URL and the admin key.
+
+    Args:
+        interpreter: whether guests have the one of ``fake_interpreter``; else they have none, as in ``base``.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ready, stop = threading.Event(), threading.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, settings, listener, ready, stop)))
+        running = _serve(folder, interpreter, settings, listener, ready, stop)
+        thread = threading.Thread(target=lambda: asyncio.run(running))
         thread.start()
         try:
             if not ready.wait(60):
@@ -40,6 +45,7 @@ def fake_platform(folder: Path, **settings: Any) -> Iterator[tuple[str, str]]:
 
 async def _serve(
     folder: Path,
+    interpreted: bool,
     changes: dict[str, Any],
     listener: socket.socket,
     ready: threading.Event,
@@ -47,7 +53,8 @@ async def _serve(
 ) -> None:
     async with fake_interpreter() as interpreter:
         agent = FakeAgent(folder / "guests")
-        agent.ports[49_999] = interpreter.port
+        if interpreted:
+            agent.ports[49_999] = interpreter.port
         settings = Settings(data_dir=folder, memory_reserve_mib=0, disk_reserve_mib=0, **changes)
         await _serve_over(agent, settings, listener, ready, stop)
 

@@ -126,7 +126,10 @@ def runtimes() -> Path:
 @pytest.fixture
 def place(package: Path, tmp_path: Path) -> Iterator[Place]:
     site = Site()
-    with site.serve() as origin, fake_platform(tmp_path, cors_origins=origin) as (api, site.key):
+    with (
+        site.serve() as origin,
+        fake_platform(tmp_path, interpreter=True, cors_origins=origin) as (api, site.key),
+    ):
         yield Place(site, origin, api, tmp_path)
 
 
