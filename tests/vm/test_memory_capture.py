@@ -287,7 +287,7 @@ async def test_a_full_disk_is_said_to_be_full_and_the_machine_runs(tmp_path: Pat
         assert child.stdout is not None
         child.stdout.readline()
         with pytest.raises(InsufficientStorage):
-            async with tool.armed(find_mapping(child.pid, base), out, used=xfs / "used") as armed:
+            async with tool.armed(find_mapping(child.pid, base), out, used=small / "used") as armed:
                 await armed.fire()
     finally:
         child.communicate()
