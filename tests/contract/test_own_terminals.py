@@ -113,8 +113,11 @@ def test_the_shell_command_carries_this_terminal(
         shell.send_signal(28)  # SIGWINCH; it has no controlling terminal here that would send it
         time.sleep(0.5)
         # Control-C must end what runs there, and not the command here.
-        os.write(ours, b"stty size; sleep 60\n")
-        assert b"44 111" in _until(ours, b"44 111")
+        # A program that is just being started might not hear it: this one says when it is up.
+        os.write(
+            ours, b'stty size; python3 -c \'import time; print("u" + "p", flush=True); time.sleep(60)\'\n'
+        )
+        assert b"44 111" in _until(ours, b"up\r\n")
         os.write(ours, b"\x03")
         os.write(ours, b"exit 9\n")
         assert shell.wait(30) == 9

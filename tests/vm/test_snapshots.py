@@ -101,7 +101,9 @@ while True:
         said = "open"
     except OSError as error:
         said = type(error).__name__
-    pathlib.Path("/dev/shm/connection").write_text(said)
+    # Whoever reads it finds one word or the other, and no file that was just emptied.
+    pathlib.Path("/dev/shm/connection.new").write_text(said)
+    pathlib.Path("/dev/shm/connection.new").rename("/dev/shm/connection")
     time.sleep(0.1)
 """
 
@@ -286,7 +288,7 @@ def test_a_connection_of_the_parent_is_reset_in_the_child_and_goes_on_in_the_par
         ticks = stream.iter_lines()
         assert next(ticks) == "tick"
         with sandbox.fork() as child:
-            said(child, "for i in $(seq 100); do grep -q open /dev/shm/connection || break; sleep 0.1; done")
+            said(child, "for i in $(seq 100); do grep -q Error /dev/shm/connection && break; sleep 0.1; done")
             assert said(child, "cat /dev/shm/connection") in ("ConnectionResetError", "BrokenPipeError")
         for _ in range(20):
             assert next(ticks) == "tick"
