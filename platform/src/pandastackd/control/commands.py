@@ -23,9 +23,6 @@ log = structlog.get_logger(__name__)
 MAX_TIMEOUT_SECONDS = 86_400.0
 """Also the limit of a command that asks for none."""
 
-INPUT_PIECE = 64 * 1024
-"""Most bytes of input that a guest is given at once."""
-
 
 class Commands:
     """Runs shell commands."""
@@ -140,8 +137,7 @@ async def _fed(guest: Guest, command: Command, stdin: bytes | None) -> AsyncGene
 
 async def _feed(guest: Guest, pid: int, data: bytes) -> None:
     try:
-        for start in range(0, len(data), INPUT_PIECE):
-            await guest.send_input(pid, data[start : start + INPUT_PIECE])
+        await guest.send_input(pid, data)
         await guest.close_stdin(pid)
     except (Conflict, NotFound):
         return  # it reads no more, or has ended: its own end says the rest

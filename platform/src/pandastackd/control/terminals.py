@@ -14,7 +14,6 @@ from contextlib import aclosing, asynccontextmanager, suppress
 import structlog
 
 from pandastackd.control.background import Background
-from pandastackd.control.commands import INPUT_PIECE
 from pandastackd.control.host import Guest
 from pandastackd.errors import HostFailure, InvalidRequest, PlatformError
 from pandastackd.guest.types import Command, Ended, Event, Output, Started
@@ -62,9 +61,7 @@ class Program:
             Conflict: it takes no more.
             NotFound: it has ended.
         """
-        for start in range(0, len(data), INPUT_PIECE):
-            piece = data[start : start + INPUT_PIECE]
-            await self._guest.send_input(self.pid, piece, pty=self.terminal)
+        await self._guest.send_input(self.pid, data, pty=self.terminal)
 
     async def end_input(self) -> None:
         """Let it see the end of its input; in a terminal that is Ctrl-D."""

@@ -75,6 +75,9 @@ from pandastackd.guest.upgrade import ask_build, put_in_place, read_build
 CONTROL_PORT = 49984
 PUBLIC_PORT = 49983
 OUTPUT_LIMIT = 1024 * 1024
+INPUT_PIECE = 64 * 1024
+"""Most bytes of input that a guest is given at once."""
+
 KEEPALIVE_SECONDS = 15
 TIMEOUT_GRACE_SECONDS = 5.0
 RUN_OUT_SECONDS = 0.5
@@ -349,14 +352,16 @@ class GuestClient:
         await self._update(f"signal process {pid}", "SendSignal", pid, {"signal": f"SIGNAL_{name}"})
 
     async def send_input(self, pid: int, data: bytes, *, pty: bool = False) -> None:
-        """Write to a process's stdin, or to its terminal.
+        """Write to a process's stdin, or to its terminal, in pieces; waits until the guest has taken all of them.
 
         Raises:
             NotFound: no such process.
             Conflict: it takes no input.
         """
         kind = "pty" if pty else "stdin"
-        await self._update(f"write to process {pid}", "SendInput", pid, {"input": {kind: encode_bytes(data)}})
+        for start in range(0, len(data), INPUT_PIECE):
+            piece = encode_bytes(data[start : start + INPUT_PIECE])
+            await self._update(f"write to process {pid}", "SendInput", pid, {"input": {kind: piece}})
 
     async def close_stdin(self, pid: int) -> None:
         """Let a process see the end of its input.
